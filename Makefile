@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make run` and `make test`. Everything else builds on them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Wheels and other downloads survive `rm -rf .venv`, so that a second run is quick.
+export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test check proof bench clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.run ## the gateway on embedded defaults: ./data, port 8787
+	@exec $(BIN)/smoltbot serve
+
+test: check system ## everything that CI runs
+	$(BIN)/pytest
+
+check: $(VENV)/.dev ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+proof: $(VENV)/.dev system ## the long proofs at full size; copy the figures into docs/proofs.md
+	PROOF=1 $(BIN)/pytest -m proof -s --timeout 5400
+
+bench: $(VENV)/.dev ## the gateway against direct, nginx and a bare aiohttp pass-through
+	sh bench/install.sh
+	$(BIN)/python -m bench
+
+.PHONY: system
+system: $(VENV)/.dev
+	sh tests/install.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp per set of extras: `make run` must not wait for what only tests need.
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	@$(BIN)/pip install --quiet --editable '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
