@@ -1,0 +1,1 @@
+"""The smoltbot gateway, written only against worker_compat."""

@@ -1,0 +1,1 @@
+"""Who is this, and may it pass."""

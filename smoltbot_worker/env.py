@@ -1,0 +1,274 @@
+"""Env: every variable and binding of the gateway, typed and documented, and how a variable's text is read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from worker_compat import __version__
+
+if TYPE_CHECKING:
+    from worker_compat.kv import KVNamespace
+
+    from .admission.agents import AgentDirectory
+    from .health import State
+    from .ports import RecordStore, Telemetry
+
+
+class EnvValidationError(Exception):
+    """The environment is incomplete or wrong; the text lists every problem at once."""
+
+    def __init__(self, missing: list[str], invalid: list[str]) -> None:
+        lines = []
+        if missing:
+            lines += ["Missing required environment variables:", *(f"  {line}" for line in missing)]
+        if invalid:
+            lines += ["Invalid environment variables:", *(f"  {line}" for line in invalid)]
+        lines.append("Set them in .env or in the deployment's configuration; docs/configuration.md explains each.")
+        super().__init__("\n".join(lines))
+        self.missing = missing
+        self.invalid = invalid
+
+
+Parse = Callable[[str], Any]
+
+
+def _whole(low: int, high: int) -> Parse:
+    def parse(text: str) -> int:
+        if not (text.strip().isascii() and text.strip().isdigit()) or not low <= int(text) <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 86_400:
+        raise ValueError("is not a number of seconds between 0 and 86400")
+    return value
+
+
+def _choice(*allowed: str) -> Parse:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"is not one of {', '.join(allowed)}")
+        return text.lower()
+
+    return parse
+
+
+def _base_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port_ok = parts.port is None or 0 < parts.port < 65_536
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
+        raise ValueError("is not an http:// or https:// URL with a host")
+    if parts.query or parts.fragment or parts.username or parts.password or any(c <= " " for c in text):
+        raise ValueError("must be a base URL without user, query or fragment")
+    return text.rstrip("/")
+
+
+def _card(text: str) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
+    except ValueError:
+        raise ValueError("is not JSON") from None
+    if not isinstance(card, dict):
+        raise ValueError("is not a JSON object")
+    return card
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def setting(default: Any, doc: str, parse: Parse = str, *, shown: str | None = None) -> Any:
+    """A field that is read from the variable of its name in upper case. ``shown`` is the default in the docs."""
+    return field(default=default, metadata={"doc": doc, "parse": parse, "shown": shown})
+
+
+DEFAULT_CARD: dict[str, Any] = {
+    "aap_version": "0.1.0",
+    "principal": {"type": "human", "relationship": "delegated_authority"},
+    "values": {"declared": ["transparency", "accuracy", "helpfulness", "safety", "autonomy", "honesty", "quality"]},
+    "autonomy_envelope": {"bounded_actions": ["inference"], "escalation_triggers": [], "forbidden_actions": []},
+    "audit_commitment": {"retention_days": 365, "queryable": True},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Env:
+    """What the handler sees as ``self.env``: variables first, then what the host binds."""
+
+    host: str = setting("0.0.0.0", "bind address")
+    port: int = setting(8787, "HTTP listen port", _whole(0, 65535))
+    smoltbot_role: str = setting(
+        "all", "`gateway` (HTTP only), `scheduler` (cron only; HTTP answers health and metrics) or `all`",
+        _choice("gateway", "scheduler", "all"),
+    )  # fmt: skip
+    log_level: str = setting("info", "`debug`, `info`, `warn` or `error`; JSON lines on stdout", str.lower)
+    data_dir: str = setting("./data", "embedded state: database, generated keys, admin token")
+    database_url: str = setting(
+        "", "where records are kept: `sqlite:////absolute/path`", shown="`sqlite:///{DATA_DIR}/smoltbot.db`"
+    )
+    kv_url: str = setting("memory://", "where the KV namespace is kept; `memory://` is for a single node")
+    db_failure_mode: str = setting(
+        "open", "while the database is unavailable: `open` relays unrecorded, `closed` answers 503",
+        _choice("open", "closed"),
+    )  # fmt: skip
+    aip_enabled: bool = setting(
+        True, "integrity checks; only the text `false` disables", lambda text: text != "false", shown="true"
+    )
+    gateway_version: str = setting(__version__, "what /health reports", shown="the package's version")
+    client_fin: str = setting(
+        "wait", "what a client's half-close means: `wait` (it still reads) or `abort` (it is gone, nginx's rule)",
+        _choice("wait", "abort"),
+    )  # fmt: skip
+    max_connections: int = setting(10_000, "connections beyond this are answered 503", _whole(1, 1_000_000))
+    max_held_bytes: int = setting(
+        268_435_456, "bytes held for slow peers; beyond this new requests are answered 503", _whole(1 << 20, 1 << 40)
+    )
+    max_body_bytes: int = setting(
+        33_554_432, "limit of a request body that is looked at (generation endpoints); beyond: 413", _whole(1, 1 << 40)
+    )
+    upstream_anthropic_url: str = setting("https://api.anthropic.com", "where /anthropic goes", _base_url)
+    upstream_openai_url: str = setting("https://api.openai.com", "where /openai goes", _base_url)
+    upstream_gemini_url: str = setting("https://generativelanguage.googleapis.com", "where /gemini goes", _base_url)
+    upstream_connect_timeout_s: float = setting(10.0, "time to connect to a provider, in seconds", _seconds)
+    upstream_read_timeout_s: float = setting(
+        300.0, "time to a provider's first byte, and between any two bytes, in seconds", _seconds
+    )
+    cors_allow_origins: tuple[str, ...] = setting(
+        ("*",), "origins that browsers may call from, separated by commas", _origins, shown="`*`"
+    )
+    default_card: dict[str, Any] = field(
+        default_factory=lambda: DEFAULT_CARD,
+        metadata={"doc": "JSON of the alignment card given to new agents", "parse": _card, "shown": "built in"},
+    )
+    models_file: str = setting("", "JSON file that replaces the built-in `/models.json`")
+    shutdown_grace_s: float = setting(45.0, "time for requests and streams to finish on SIGTERM", _seconds)
+    drain_timeout_s: float = setting(10.0, "time for background work after the streams ended", _seconds)
+
+    records: RecordStore = field(kw_only=True, metadata={"binding": "the database's functions"})
+    telemetry: Telemetry = field(kw_only=True, metadata={"binding": "takes the gateway's events"})
+    agents: AgentDirectory = field(kw_only=True, metadata={"binding": "the agents this process knows"})
+    state: State = field(kw_only=True, metadata={"binding": "where the process is in its life"})
+    kv: KVNamespace | None = field(default=None, metadata={"binding": "the KV namespace"})
+    metrics_page: Callable[[], tuple[str, bytes]] | None = field(
+        default=None, metadata={"binding": "content type and body of /metrics"}
+    )
+    clock: Callable[[], float] = field(default=time.time, metadata={"binding": "seconds since the epoch"})
+
+    @property
+    def relays(self) -> bool:
+        """Whether this role serves provider routes."""
+        return self.smoltbot_role != "scheduler"
+
+    @property
+    def schedules(self) -> bool:
+        """Whether this role runs cron jobs."""
+        return self.smoltbot_role != "gateway"
+
+    def upstream(self, provider: str) -> str:
+        """The base URL of a provider, without a trailing slash."""
+        if provider == "anthropic":
+            return self.upstream_anthropic_url
+        return self.upstream_openai_url if provider == "openai" else self.upstream_gemini_url
+
+
+def variables() -> list[Field[Any]]:
+    """The fields that are read from the environment."""
+    return [entry for entry in fields(Env) if "parse" in entry.metadata]
+
+
+def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Values for :class:`Env` by field name, and warnings; :class:`EnvValidationError` lists every problem.
+
+    An empty text counts as unset, because deployments pass ``""`` for optional variables.
+    """
+    given = {name: text.strip() for name, text in environ.items() if text.strip()}
+    values: dict[str, Any] = {}
+    warnings: list[str] = []
+    missing, invalid = _combinations(given)
+    for entry in variables():
+        name = entry.name.upper()
+        text = given.get(name)
+        if text is None:
+            values[entry.name] = entry.default if entry.default_factory is MISSING else entry.default_factory()
+            continue
+        try:
+            values[entry.name] = entry.metadata["parse"](text)
+        except ValueError as error:
+            invalid.append(f"{name}: {text[:60]!r} {error}")
+    if values.get("log_level") not in ("debug", "info", "warn", "error"):
+        warnings.append(f"LOG_LEVEL {values.get('log_level')!r} is not debug, info, warn or error; using info")
+        values["log_level"] = "info"
+    warnings += [f"{name} is set, but has no effect in this version" for name in sorted(LATER & set(given))]
+    if missing or invalid:
+        raise EnvValidationError(missing, invalid)
+    return values, warnings
+
+
+_LATER = """
+    ANTHROPIC_API_KEY OPENAI_API_KEY GEMINI_API_KEY MNEMOM_LICENSE_JWT LICENSE_PUBLIC_KEY
+    MNEMOM_ANALYZE_URL MNEMOM_API_KEY ANALYSIS_MODE ANALYSIS_MODEL ANALYSIS_BASE_URL ANALYSIS_TIMEOUT_MS
+    THINKING_BUDGET OTLP_ENDPOINT OTLP_AUTH PROVER_URL PROVER_API_KEY HEARTBEAT_URL DEPLOYMENT_ID
+    READ_TOKEN PUBLIC_BASE_URL OBSERVER_STORE_BODIES OBSERVER_RETENTION_HOURS OBSERVER_BATCH
+    OBSERVER_MAX_ATTEMPTS DRIFT_SIMILARITY_THRESHOLD MAX_CAPTURE_BYTES EXCHANGE_DURABILITY
+    GATE_MAX_WAIT_MS GATE_MAX_BYTES REDIS_REQUIRED DB_POOL_MIN DB_POOL_MAX WEBHOOK_ALLOW_PRIVATE
+    ED25519_SIGNING_KEY ED25519_KEY_ID QUEUE_ENCRYPTION_KEY ADMIN_TOKEN
+"""
+LATER = frozenset(_LATER.split())
+"""Variables of later versions that are safe to ignore."""
+
+_REFUSED_VALUES = {
+    "LICENSE_MODE": ("required", "license checks"),
+    "AIP_FAILURE_POLICY": ("fail_closed", "integrity checks"),
+    "THINKING_INJECTION": ("auto", "thinking injection"),
+    "BILLING_ENFORCEMENT_ENABLED": ("true", "billing"),
+    "ANALYSIS_MODE": ("hybrid", "hybrid analysis"),
+}
+_CHOICES = {
+    "LICENSE_MODE": ("required", "optional"),
+    "AIP_FAILURE_POLICY": ("fail_open", "fail_closed"),
+    "THINKING_INJECTION": ("off", "auto"),
+    "BILLING_ENFORCEMENT_ENABLED": ("true", "false"),
+    "ANALYSIS_MODE": ("auto", "local", "hybrid", "off"),
+}
+_REFUSED = ("SUPABASE_URL", "QUEUE_URL", "CF_AI_GATEWAY_URL")
+_NEEDS = {
+    "MNEMOM_ANALYZE_URL": "MNEMOM_API_KEY",
+    "SUPABASE_URL": "SUPABASE_KEY",
+}
+
+
+def _combinations(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Problems that no single variable shows: what another one requires, and what this version must not ignore."""
+    missing = [f"{needed} (because {name} is set)" for name, needed in _NEEDS.items()
+               if name in given and needed not in given]  # fmt: skip
+    if given.get("ANALYSIS_MODE", "").lower() == "local" and "ANTHROPIC_API_KEY" not in given:
+        missing.append("ANTHROPIC_API_KEY (because ANALYSIS_MODE is local)")
+    if given.get("LICENSE_MODE", "").lower() == "required" and "MNEMOM_LICENSE_JWT" not in given:
+        missing.append("MNEMOM_LICENSE_JWT (because LICENSE_MODE is required)")
+    invalid = [
+        f"{name}: this version has no {what} yet and must not pretend to; unset it"
+        for name, (value, what) in _REFUSED_VALUES.items()
+        if given.get(name, "").lower() == value
+    ]
+    invalid += [
+        f"{name}: {given[name][:60]!r} is not one of {', '.join(allowed)}"
+        for name, allowed in _CHOICES.items()
+        if name in given and given[name].lower() not in allowed
+    ]
+    invalid += [f"{name}: not supported by this version; unset it" for name in _REFUSED if name in given]
+    return missing, invalid

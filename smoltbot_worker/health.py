@@ -1,0 +1,103 @@
+"""Health: is it alive, is it ready, has it started; answered from the ports, whatever adapters stand behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from worker_compat.errors import StoreUnavailable
+from worker_compat.response import Response
+
+from . import records
+from .answers import iso, json_answer
+from .env import Env
+from .ports import RecordsUnavailable
+
+CHECK_LIMIT_S = 2.0
+"""Time for one check: below the 3 s that a probe waits."""
+
+
+class State:
+    """Where this process is in its life; written by the host, read by the health routes."""
+
+    __slots__ = ("database_seen", "draining", "started")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.draining = False
+        self.database_seen = False
+
+
+def live(env: Env) -> Response:
+    """200: whoever can answer this is not deadlocked."""
+    return json_answer(200, {"status": "ok", "timestamp": iso(env.clock())})
+
+
+def startup(env: Env) -> Response:
+    """503 until initialised."""
+    if not env.state.started:
+        return json_answer(503, {"status": "starting"})
+    return json_answer(200, {"status": "ok", "timestamp": iso(env.clock())})
+
+
+def summary(env: Env) -> Response:
+    """Version and mode."""
+    body = {
+        "status": "ok",
+        "version": env.gateway_version,
+        "timestamp": iso(env.clock()),
+        "aip_enabled": env.aip_enabled,
+    }
+    return json_answer(200, body)
+
+
+async def ready(env: Env) -> Response:
+    """Whether this process should get traffic, with one entry per dependency."""
+    state = env.state
+    if not state.started or state.draining:
+        reason = "shutting down" if state.draining else "starting"
+        return json_answer(503, {"status": "not_ready", "reason": reason, "checks": {}, "timestamp": iso(env.clock())})
+    redis, database = await asyncio.gather(_check_kv(env), _check_records(env))
+    checks = {"redis": redis, "supabase": database, "license": _check_license(env)}
+    status = "ready" if all(check["ok"] for check in checks.values()) else "degraded"
+    if not database["ok"] and (not state.database_seen or env.db_failure_mode == "closed"):
+        status = "not_ready"
+    body = {"status": status, "checks": checks, "timestamp": iso(env.clock())}
+    return json_answer(503 if status == "not_ready" else 200, body)
+
+
+async def _check_kv(env: Env) -> dict[str, Any]:
+    if env.kv is None:
+        return {"ok": True, "status": "ok", "fallback": "memory"}
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(CHECK_LIMIT_S):
+            await env.kv.get("health:probe")
+    except (StoreUnavailable, TimeoutError):
+        return {"ok": False, "status": "unavailable", "fallback": "memory", "error": "kv_unreachable"}
+    return {"ok": True, "status": "ok", "latencyMs": _ms(started)}
+
+
+async def _check_records(env: Env) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(CHECK_LIMIT_S):
+            found = await records.ping(env.records)
+    except (RecordsUnavailable, TimeoutError):
+        env.agents.mark(False, "the readiness check found the database unavailable")
+        return {"ok": False, "status": "unavailable", "error": "database_unavailable"}
+    if env.agents.stuck:
+        return {"ok": False, "status": "unavailable", "error": "database_not_writable"}
+    env.state.database_seen = True
+    env.agents.mark(True)
+    return {"ok": True, "status": "ok", "schema": found.get("schema"), "latencyMs": _ms(started)}
+
+
+def _check_license(env: Env) -> dict[str, Any]:
+    # Without a license this is not a licensed deployment, which is valid.
+    return {"ok": True, "status": "valid"}
+
+
+def _ms(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)

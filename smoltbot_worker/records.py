@@ -1,0 +1,41 @@
+"""The database functions that the gateway calls, by name; no other file knows the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .answers import iso
+from .ports import Json, RecordStore
+
+
+async def get_or_create_agent(
+    store: RecordStore, digest: str, name: str | None, card: dict[str, Any] | None, now: float
+) -> dict[str, Any]:
+    """The row of the agent with this digest (64 hex), created with its card when it is new."""
+    result = await store.call(
+        "get_or_create_agent",
+        {"agent_hash": digest[:16], "key_hash": digest, "name": name, "card": card, "seen_at": iso(now)},
+    )
+    assert isinstance(result, dict)
+    row = result["agent"]
+    assert isinstance(row, dict)
+    return row
+
+
+async def touch_agents(store: RecordStore, seen: Mapping[str, float]) -> None:
+    """Move ``last_seen`` of many agents forward; times in seconds since the epoch."""
+    pairs: list[Json] = [[agent_id, iso(at)] for agent_id, at in seen.items()]
+    await store.call("touch_agents", {"seen": pairs})
+
+
+async def ping(store: RecordStore) -> dict[str, Any]:
+    """Prove that the database can be read and written; says which schema it has."""
+    result = await store.call("ping", {})
+    assert isinstance(result, dict)
+    return result
+
+
+async def housekeeping(store: RecordStore) -> None:
+    """What a database wants done now and then."""
+    await store.call("housekeeping", {})
