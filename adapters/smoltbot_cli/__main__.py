@@ -1,0 +1,5 @@
+"""``python -m smoltbot_cli``."""
+
+from .main import main
+
+main()

@@ -1,0 +1,34 @@
+"""The schedule: runs the observer at every full minute."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smoltbot_worker import observer
+from smoltbot_worker.env import Env
+from worker_compat.runtime import Runtime
+
+log = logging.getLogger("smoltbot")
+
+
+@dataclass(slots=True)
+class ScheduledController:
+    """What a scheduled handler is told; ``scheduledTime`` in milliseconds since the epoch."""
+
+    scheduledTime: int  # noqa: N815 - Cloudflare's spelling
+    cron: str
+
+
+async def run(runtime: Runtime, env: Env, sleep: Callable[[float], object] = asyncio.sleep) -> None:
+    """Run for ever; a failed run is logged and the next one comes a minute later."""
+    while True:
+        now = env.clock()
+        due = (int(now) // 60 + 1) * 60
+        await sleep(due - now)  # type: ignore[misc] # asyncio.sleep, or a fake clock's
+        try:
+            await runtime.scheduled(observer.Default, env, ScheduledController(due * 1000, observer.CRON))
+        except Exception as error:
+            log.error("the scheduled run of %s failed", observer.CRON, exc_info=error)

@@ -1,0 +1,153 @@
+"""``smoltbot serve``: start, serve, and end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from smoltbot_worker.env import Env, EnvValidationError, read_variables
+from smoltbot_worker.gateway import Default
+from smoltbot_worker.ports import RecordsUnavailable
+from worker_compat.errors import ConfigError, StoreUnavailable
+
+from . import data_dir, logs, records, schedule, settings
+from .wiring import Wiring, wire
+
+log = logging.getLogger("smoltbot")
+
+_RETRY_S = 2.0
+
+
+def serve(environ: Mapping[str, str]) -> int:
+    """Run until a signal; the exit code. Wrong settings are printed, all at once, and end with 1."""
+    try:
+        values, warnings = read_variables(settings.load(environ))
+        made = data_dir.prepare(values["data_dir"])
+    except (EnvValidationError, ConfigError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    writer = logs.open_logs(values["log_level"], values["smoltbot_role"])
+    try:
+        for warning in warnings:
+            log.warning(warning)
+        for name in made:
+            log.info("made %s in DATA_DIR, readable by this user only; back it up", name)
+        if values["kv_url"].startswith("memory:"):
+            log.warning("KV is in memory: this is for a single node, and is empty after a restart")
+        _raise_file_limit()
+        # The database's threads must get their turn beside a busy event loop; 5 ms, the default, starves them.
+        sys.setswitchinterval(0.0005)
+        return asyncio.run(_run(values, writer))
+    except ConfigError as error:
+        log.error("cannot start: %s", error)
+        return 1
+    finally:
+        writer.close()
+
+
+async def _run(values: dict[str, Any], writer: logs.LogWriter) -> int:
+    async with wire(values, writer) as wiring:
+        stop = asyncio.Event()
+        _on_signals(stop)
+        serving = asyncio.create_task(wiring.host.serve(wiring.runtime.handler(Default, wiring.env)))
+        listening = asyncio.create_task(wiring.host.listening.wait())
+        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            listening.cancel()
+            return _cannot_listen(serving.exception(), values)
+        address = "{}:{}".format(*wiring.host.addresses[0])
+        log.info("listening on http://%s as %s", address, wiring.env.smoltbot_role)
+        chores = [asyncio.create_task(_prepare_records(wiring.env, values))]
+        if wiring.env.schedules:
+            chores.append(asyncio.create_task(schedule.run(wiring.runtime, wiring.env)))
+        await _until_stopped(stop, serving, chores[0])
+        failure = chores[0].exception() if chores[0].done() and not chores[0].cancelled() else None
+        await _end(wiring, serving, chores)
+        if failure is not None:
+            raise failure
+        return 0
+
+
+async def _until_stopped(stop: asyncio.Event, serving: asyncio.Task[None], prepare: asyncio.Task[None]) -> None:
+    """Wait for a signal, for the host to fail, or for records that can never be used."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, serving, prepare}, return_when=asyncio.FIRST_COMPLETED)
+    if prepare.done() and prepare.exception() is None:
+        await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+
+
+async def _prepare_records(env: Env, values: dict[str, Any]) -> None:
+    """Bring the schema up to date and prove the database; meanwhile requests pass as DB_FAILURE_MODE says."""
+    url = records.database_url(values)
+    adapter = records.adapter(url)
+    while True:
+        try:
+            if records.is_embedded(url):
+                for name in await adapter.migrate(url, records.schema_dir(url), wait_s=_RETRY_S):
+                    log.info("applied migration %s", name)
+            await env.records.call("ping", {})
+        except (StoreUnavailable, RecordsUnavailable) as error:
+            env.agents.mark(False, str(error))
+            env.state.started = True
+            await asyncio.sleep(_RETRY_S)
+            continue
+        env.state.database_seen = env.state.started = True
+        env.agents.mark(True)
+        # What is alive now stays alive: later collections need not look at it, nor happen often.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+        log.info("ready")
+        return
+
+
+async def _end(wiring: Wiring, serving: asyncio.Task[None], chores: list[asyncio.Task[None]]) -> None:
+    """Readiness first, then the streams, then what they left behind."""
+    env = wiring.env
+    env.state.draining = True
+    log.info("ending: %d requests in flight", wiring.host.in_flight)
+    wiring.host.stop(env.shutdown_grace_s)
+    await serving
+    for chore in chores:
+        chore.cancel()
+    await asyncio.wait(chores)
+    if not await env.agents.flush():
+        log.error("the last sightings of agents could not be written")
+    await wiring.runtime.background.drain(env.drain_timeout_s)
+    log.info("ended")
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    def signalled(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the second signal: at once, whatever is in flight
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+
+
+def _cannot_listen(error: BaseException | None, values: dict[str, Any]) -> int:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    log.error(
+        "cannot listen on %s:%d (%s); set HOST and PORT to an address that is free",
+        values["host"], values["port"], reason,
+    )  # fmt: skip
+    return 1
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system allows: every client and every upstream is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,77 @@
+"""Settings: the process environment, ``*_FILE`` secrets and an optional TOML file, as one mapping of texts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smoltbot_worker.env import LATER, EnvValidationError, variables
+
+_ALIASES = {"REDIS_URL": "KV_URL"}
+_FURTHER = frozenset(("REDIS_URL", "SUPABASE_URL", "SUPABASE_KEY", "QUEUE_URL", "CF_AI_GATEWAY_URL", "LICENSE_MODE",
+                      "AIP_FAILURE_POLICY", "THINKING_INJECTION", "BILLING_ENFORCEMENT_ENABLED"))  # fmt: skip
+
+
+def known_names() -> frozenset[str]:
+    """Every variable that means something, now or in a later version."""
+    return frozenset(entry.name.upper() for entry in variables()) | LATER | _FURTHER
+
+
+def load(environ: Mapping[str, str]) -> dict[str, str]:
+    """The texts of all settings: the environment over ``*_FILE`` over the file of ``SMOLTBOT_CONFIG``.
+
+    Raises :class:`EnvValidationError` for a file that cannot be read and for a name in it that nobody knows.
+    """
+    known = known_names()
+    problems: list[str] = []
+    texts = _from_toml(environ.get("SMOLTBOT_CONFIG", "").strip(), known, problems)
+    for name in known:
+        if text := environ.get(name, "").strip():
+            texts[name] = text
+        elif path := environ.get(f"{name}_FILE", "").strip():
+            try:
+                texts[name] = Path(path).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{name}_FILE: {path!r} cannot be read ({_reason(error)})")
+    if problems:
+        raise EnvValidationError([], problems)
+    for old, new in _ALIASES.items():
+        if old in texts and new not in texts:
+            texts[new] = texts[old]
+    return texts
+
+
+def _from_toml(path: str, known: frozenset[str], problems: list[str]) -> dict[str, str]:
+    if not path:
+        return {}
+    try:
+        document = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"SMOLTBOT_CONFIG: {path!r} cannot be read ({_reason(error)})")
+        return {}
+    texts = {}
+    for name, value in document.items():
+        if name not in known:
+            near = difflib.get_close_matches(name.upper(), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            problems.append(f"SMOLTBOT_CONFIG: {path!r} has the unknown name {name!r}{hint}")
+        else:
+            texts[name] = _text(value)
+    return texts
+
+
+def _text(value: Any) -> str:
+    """A TOML value as the text that the environment would have."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or "unreadable" if isinstance(error, OSError) else str(error)

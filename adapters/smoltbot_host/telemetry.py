@@ -1,0 +1,147 @@
+"""Telemetry: the gateway's events as Prometheus metrics and request log lines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from smoltbot_worker.events import CronRan, Event, ExchangeEnded, RecordsChanged, RequestAnswered, UpstreamFailed
+
+from .logs import LEVELS, LogWriter
+from .metrics import RelayMetrics
+
+log = logging.getLogger("smoltbot")
+
+# One more series per counter, of no use to anybody.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_QUIET = ("/health", "/metrics")
+
+
+_WORDS = frozenset(
+    """v1 v1beta v1alpha messages count_tokens batches batch results cancel models complete chat completions
+    responses embeddings files content images generations edits variations audio speech transcriptions
+    translations moderations fine_tuning jobs assistants threads runs vector_stores uploads realtime sessions
+    organization input_items cachedContents tunedModels upload health live ready startup metrics models.json agent
+    anthropic openai gemini""".split()
+)
+
+
+@lru_cache(maxsize=4096)
+def _shown(path: str) -> str:
+    """A path for a log line. It is the client's text, where a key may have slipped in: only known words are shown."""
+    segments = []
+    for segment in path.split("/"):
+        name, colon, action = segment.partition(":")
+        shown = name if name in _WORDS or not name else "*"
+        segments.append(f"{shown}:{action}" if colon and action.isalpha() and len(action) < 32 else shown)
+    return "/".join(segments[:12])
+
+
+class PrometheusTelemetry:
+    """The Telemetry port over one registry of its own. Label values are a fixed, small set: never an agent."""
+
+    def __init__(self, logs: LogWriter | None, level: str = "info") -> None:
+        self.registry = CollectorRegistry()
+        self._logs = logs if LEVELS[level] <= logging.INFO else None
+        counter, registry = Counter, self.registry
+        self._relay = RelayMetrics(registry)
+        self._failures = counter(
+            "gateway_upstream_errors_total", "Requests without an answer", ["provider", "kind"], registry=registry
+        )
+        self._tasks = counter("gateway_background_tasks_total", "Background tasks done", ["task"], registry=registry)
+        self._cron = counter("gateway_cron_runs_total", "Scheduled runs", ["job", "result"], registry=registry)
+        self._records = counter("gateway_db_errors_total", "Times the database became unavailable", registry=registry)
+        self._up = Gauge("gateway_dependency_up", "1 while usable", ["dep"], registry=registry)
+        self._up.labels("database").set(1)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._takers: dict[type, Callable[[Any], None]] = {
+            ExchangeEnded: self._exchange,
+            RequestAnswered: self._answered,
+            UpstreamFailed: self._failed,
+            RecordsChanged: self._changed,
+            CronRan: self._ran,
+        }
+
+    def emit(self, event: Event) -> None:
+        """See :class:`smoltbot_worker.ports.Telemetry`."""
+        self._takers[type(event)](event)
+
+    def page(self) -> tuple[str, bytes]:
+        """Content type and body of ``/metrics``."""
+        return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when scraped."""
+        Gauge(name, help, registry=self.registry).set_function(read)
+
+    def background_done(self, task: str, error: BaseException | None) -> None:
+        """Count a background task; the label is its kind, not its number."""
+        self._tasks.labels("error" if error is not None else "done").inc()
+
+    def _exchange(self, event: ExchangeEnded) -> None:
+        self._relay.request(event.provider, event.status)
+        self._relay.exchange(event.provider, event.verdict, event.outcome, event.duration_s, event.ttfb_s)
+        if self._logs is not None:
+            self._log(event)
+
+    def _log(self, event: ExchangeEnded) -> None:
+        fields = {
+            "request_id": event.request_id,
+            "agent_id": event.agent_id,
+            "session_id": event.session_id,
+            "provider": event.provider,
+            "method": event.method,
+            "path": _shown(event.path),
+            "status": event.status,
+            "verdict": event.verdict,
+            "reason": event.reason,
+            "streaming": event.streaming,
+            "bytes_out": event.bytes_out,
+            "ttfb_ms": None if event.ttfb_s is None else round(event.ttfb_s * 1000, 2),
+            "total_ms": round(event.duration_s * 1000, 2),
+            "outcome": event.outcome,
+            "upstream_request_id": event.upstream_request_id[:128],
+        }
+        assert self._logs is not None
+        self._logs.write("info", "request", fields)
+
+    def _answered(self, event: RequestAnswered) -> None:
+        if event.path.startswith(_QUIET):
+            return  # probes and scrapes are not traffic
+        self._relay.request("unknown", event.status)
+        if self._logs is not None:
+            path = _shown(event.path)
+            fields = {"request_id": event.request_id, "method": event.method, "path": path, "status": event.status}
+            self._logs.write("info", "request", fields)
+
+    def _failed(self, event: UpstreamFailed) -> None:
+        self._failures.labels(event.provider, event.kind).inc()
+        log.warning("no answer from %s: %s (%s)", event.provider, event.detail, event.request_id)
+
+    def _changed(self, event: RecordsChanged) -> None:
+        self._up.labels("database").set(1 if event.available else 0)
+        if event.available:
+            log.warning("the database is available again")
+        else:
+            self._records.inc()
+            log.error("the database is unavailable: %s", event.detail)
+
+    def _ran(self, event: CronRan) -> None:
+        self._cron.labels(event.job, event.result).inc()

@@ -1,0 +1,83 @@
+"""The wiring: turns settings into open adapters and the gateway's Env."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from smoltbot_worker import answers
+from smoltbot_worker.admission.agents import AgentDirectory
+from smoltbot_worker.env import Env
+from smoltbot_worker.health import State
+from worker_compat import registry
+from worker_compat.kv import KVNamespace
+from worker_compat.response import Response
+from worker_compat.runtime import Runtime
+from worker_compat_aiohttp import AiohttpHost, open_fetcher, open_host
+
+from . import records
+from .logs import LogWriter
+from .telemetry import PrometheusTelemetry
+
+log = logging.getLogger("smoltbot")
+
+
+@dataclass(slots=True)
+class Wiring:
+    """Everything that is open while the process serves."""
+
+    env: Env
+    runtime: Runtime
+    host: AiohttpHost
+
+
+@asynccontextmanager
+async def wire(values: dict[str, Any], logs: LogWriter | None) -> AsyncIterator[Wiring]:
+    """Open what the settings name; closed in reverse order at the end."""
+    async with AsyncExitStack() as stack:
+        telemetry = PrometheusTelemetry(logs, values["log_level"])
+        url = records.database_url(values)
+        store = await stack.enter_async_context(records.adapter(url).open_records(url))
+        kv_store = await stack.enter_async_context(registry.open_kv(values["kv_url"]))
+        fetcher = await stack.enter_async_context(
+            open_fetcher(
+                connect_timeout_s=values["upstream_connect_timeout_s"],
+                read_timeout_s=values["upstream_read_timeout_s"],
+            )
+        )
+        host = await stack.enter_async_context(
+            open_host(
+                values["host"],
+                values["port"],
+                client_fin=values["client_fin"],
+                max_connections=values["max_connections"],
+                max_held_bytes=values["max_held_bytes"],
+                refuse=_refuse,
+            )
+        )
+        runtime = Runtime(fetcher)
+        runtime.background.on_done = telemetry.background_done
+        env = Env(
+            **values,
+            records=store,
+            telemetry=telemetry,
+            agents=AgentDirectory(store, telemetry, card=values["default_card"]),
+            state=State(),
+            kv=KVNamespace(kv_store),
+            metrics_page=telemetry.page,
+        )
+        telemetry.gauge("gateway_connections", "Open client connections", lambda: host.connections)
+        telemetry.gauge("gateway_requests_in_flight", "Requests being answered", lambda: host.in_flight)
+        telemetry.gauge("gateway_held_bytes", "Bytes held for slow peers", lambda: host.held)
+        telemetry.gauge("gateway_background_tasks_running", "Background tasks running", lambda: len(runtime.background))
+        yield Wiring(env, runtime, host)
+
+
+def _refuse(status: int, sentence: str) -> Response:
+    """The gateway's error shape for bytes that are no HTTP request."""
+    line = (b"x-smoltbot-request-id", answers.request_id(time.time()).encode())
+    return answers.error_answer(status, sentence, "gateway_error" if status >= 500 else "invalid_request", (line,))
