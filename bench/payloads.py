@@ -1,0 +1,66 @@
+"""The bytes every party of the benchmark agrees on: requests, answers and the events of a stream."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+SIZE = 1024
+PATH = "/v1/messages"
+REQUEST_HEADERS = {
+    "content-type": "application/json",
+    "accept": "application/json",
+    "user-agent": "smoltbot-bench/1",
+    "anthropic-version": "2023-06-01",
+    "x-api-key": "sk-ant-bench",
+}
+_MODEL = "claude-sonnet-4-5"
+_USAGE = {"input_tokens": 212, "output_tokens": 180}
+
+
+def _padded(document: dict[str, object], text_at: str) -> bytes:
+    """The document as exactly `SIZE` bytes of JSON, its `text_at` mark replaced by prose."""
+    encoded = json.dumps(document, separators=(",", ":"))
+    room = SIZE - len(encoded) + len(text_at)
+    prose = "The quick brown fox jumps over the lazy dog. " * (SIZE // 40)
+    return encoded.replace(text_at, prose[:room]).encode()
+
+
+def _question(*, stream: bool) -> bytes:
+    messages = [{"role": "user", "content": "@@"}]
+    return _padded({"model": _MODEL, "max_tokens": 256, "stream": stream, "messages": messages}, "@@")
+
+
+PLAIN_REQUEST = _question(stream=False)
+STREAM_REQUEST = _question(stream=True)
+PLAIN_ANSWER = _padded(
+    {
+        "id": "msg_01BenchBenchBenchBench00",
+        "type": "message",
+        "role": "assistant",
+        "model": _MODEL,
+        "content": [{"type": "text", "text": "@@"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": _USAGE,
+    },
+    "@@",
+)
+
+
+def _event(name: str, **fields: object) -> bytes:
+    data = json.dumps({"type": name, **fields}, separators=(",", ":"))
+    return f"event: {name}\ndata: {data}\n\n".encode()
+
+
+@cache
+def sse_events(count: int) -> tuple[bytes, ...]:
+    """`count` events of about 120 bytes, in the order a Messages stream has them."""
+    message = {"id": "msg_01BenchBench", "role": "assistant", "model": _MODEL, "usage": _USAGE}
+    first = _event("message_start", message=message)
+    last = _event("message_delta", delta={"stop_reason": "end_turn"}, usage=_USAGE)
+    deltas = [
+        _event("content_block_delta", index=0, delta={"type": "text_delta", "text": f" word{n:05d}"})
+        for n in range(count - 2)
+    ]
+    return (first, *deltas, last)[:count]
