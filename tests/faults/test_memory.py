@@ -1,0 +1,84 @@
+"""Memory stays bounded while clients read slowly, and too many clients are told so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.gateway_process import GatewayProcess
+from tests.wire.raw import RawClient
+
+from .ask import ask, get, post, script
+
+_READERS = 100
+_SIZE = 20 * 1024 * 1024
+
+
+async def test_a_hundred_slow_readers_hold_little_and_stop_nobody(tmp_path: Path, upstreams: dict[str, str]) -> None:
+    with GatewayProcess(tmp_path, upstreams) as gateway:
+        for number in range(50):
+            await ask(gateway, post(key=f"sk-ant-{number % 5}"))
+        process = psutil.Process(gateway.pid)
+        before = process.memory_info().rss
+        readers = [await RawClient.connect(gateway.port, receive_buffer=4096) for _ in range(_READERS)]
+        for reader in readers:
+            await reader.send(post("/anthropic/v1/files", script(huge=_SIZE)))
+        most, ends = before, time.monotonic() + 6
+        others: list[float] = []
+        while time.monotonic() < ends:
+            for reader in readers:  # 1 KB a second each
+                await reader.reader.read(1024)
+            started = time.monotonic()
+            assert (await ask(gateway, post())).status == 200
+            others.append(time.monotonic() - started)
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(max(0.0, 1 - (time.monotonic() - started)))
+        assert most - before <= 60 * 1024 * 1024, f"{(most - before) / 1048576:.1f} MiB"
+        assert max(others) < 1
+        for reader in readers:
+            reader.reset()
+        await asyncio.sleep(0.2)
+
+
+async def test_connections_beyond_the_limit_are_told_so(tmp_path: Path, upstreams: dict[str, str]) -> None:
+    with GatewayProcess(tmp_path, {**upstreams, "MAX_CONNECTIONS": "10"}) as gateway:
+        idle = [await RawClient.connect(gateway.port) for _ in range(10)]
+        for client in idle:
+            assert (await client.request(post())).status == 200
+        refused = await ask(gateway, post())
+        assert (refused.status, refused.get(b"retry-after")) == (503, b"1")
+        assert json.loads(refused.body) == {
+            "error": "Gateway overloaded", "type": "overloaded", "reason": "connections",
+        }  # fmt: skip
+        assert (await get(gateway, "/health/live")).status == 200  # a probe must not kill a busy process
+        assert (await idle[0].request(post())).status == 200  # those who are in stay in
+        for client in idle:
+            await client.close()
+        await asyncio.sleep(0.1)
+        assert (await ask(gateway, post())).status == 200
+
+
+async def test_held_bytes_beyond_the_limit_are_told_so(tmp_path: Path, upstreams: dict[str, str]) -> None:
+    with GatewayProcess(tmp_path, {**upstreams, "MAX_HELD_BYTES": str(1 << 20)}) as gateway:
+        readers = [await RawClient.connect(gateway.port, receive_buffer=4096) for _ in range(20)]
+        for reader in readers:
+            await reader.send(post("/anthropic/v1/files", script(huge=_SIZE)))
+        await asyncio.sleep(1)
+        refused = await ask(gateway, post())
+        assert (refused.status, json.loads(refused.body)["reason"]) == (503, "held-bytes")
+        for reader in readers:
+            reader.reset()
+        await asyncio.sleep(0.3)
+        assert (await ask(gateway, post())).status == 200
+
+
+async def test_far_beyond_the_limit_connections_are_closed(tmp_path: Path, upstreams: dict[str, str]) -> None:
+    with GatewayProcess(tmp_path, {**upstreams, "MAX_CONNECTIONS": "10"}) as gateway:
+        clients = [await RawClient.connect(gateway.port) for _ in range(300)]
+        assert await clients[-1].at_end()
+        for client in clients:
+            await client.close()

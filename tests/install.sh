@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs the servers that the tests run against, through apt and only where they are missing; starts none of them.
+set -eu
+
+missing=""
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+[ -n "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] || missing="$missing postgresql"
+command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+[ -n "$missing" ] || exit 0
+
+sudo=""
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null 2>&1 || { echo "install these packages first:$missing" >&2; exit 1; }
+    sudo=sudo
+fi
+# Packages start their services on install unless a policy forbids it; the tests start private ones instead.
+policy=/usr/sbin/policy-rc.d
+made=""
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+    $sudo chmod +x "$policy"
+    made=1
+fi
+cleanup() { [ -z "$made" ] || $sudo rm -f "$policy"; }
+trap cleanup EXIT
+$sudo apt-get update -qq
+# shellcheck disable=SC2086 # a list of names
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing

@@ -1,0 +1,5 @@
+"""The scripted LLM provider: one process that speaks Anthropic, OpenAI and Gemini, byte by byte.
+
+`process.ProviderProcess` starts it for a test; `script.Script` lists what a request may ask of it in the
+header `x-script`; `server.py` lists the control plane under `/__`.
+"""

@@ -1,0 +1,1 @@
+"""The relay on real sockets, byte for byte."""
