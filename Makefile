@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make run` and `make test`. Everything else builds on them.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # Wheels and other downloads survive `rm -rf .venv`, so that a second run is quick.
@@ -33,7 +33,9 @@ bench: $(VENV)/.dev ## the gateway against direct, nginx and a bare aiohttp pass
 system: $(VENV)/.dev
 	sh tests/install.sh
 
+# Debian ships Python without the part of venv that installs pip.
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tests/install.sh python3-venv
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp per set of extras: `make run` must not wait for what only tests need.

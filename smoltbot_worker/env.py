@@ -39,7 +39,7 @@ Parse = Callable[[str], Any]
 
 def _whole(low: int, high: int) -> Parse:
     def parse(text: str) -> int:
-        if not (text.strip().isascii() and text.strip().isdigit()) or not low <= int(text) <= high:
+        if not (text.isascii() and text.isdigit() and len(text) < 20) or not low <= int(text) <= high:
             raise ValueError(f"is not a whole number from {low} to {high}")
         return int(text)
 
@@ -89,7 +89,21 @@ def _card(text: str) -> dict[str, Any]:
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    if "*" in origins and len(origins) > 1:
+        raise ValueError("has `*` beside other origins; `*` alone allows every origin")
+    return origins
+
+
+def _json_file(text: str) -> str:
+    try:
+        with open(text, "rb") as file:  # noqa: PTH123 - pathlib costs an import at start
+            json.loads(file.read())
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise ValueError("is not a JSON file") from None
+    return text
 
 
 def setting(default: Any, doc: str, parse: Parse = str, *, shown: str | None = None) -> Any:
@@ -155,7 +169,7 @@ class Env:
         default_factory=lambda: DEFAULT_CARD,
         metadata={"doc": "JSON of the alignment card given to new agents", "parse": _card, "shown": "built in"},
     )
-    models_file: str = setting("", "JSON file that replaces the built-in `/models.json`")
+    models_file: str = setting("", "JSON file that replaces the built-in `/models.json`", _json_file)
     shutdown_grace_s: float = setting(45.0, "time for requests and streams to finish on SIGTERM", _seconds)
     drain_timeout_s: float = setting(10.0, "time for background work after the streams ended", _seconds)
 
@@ -191,6 +205,11 @@ def variables() -> list[Field[Any]]:
     return [entry for entry in fields(Env) if "parse" in entry.metadata]
 
 
+def _shown(text: str) -> str:
+    """A refused text for an error message; not a URL, which may hold a password or a key."""
+    return "" if "://" in text else f"{text[:60]!r} "
+
+
 def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Values for :class:`Env` by field name, and warnings; :class:`EnvValidationError` lists every problem.
 
@@ -209,7 +228,7 @@ def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str
         try:
             values[entry.name] = entry.metadata["parse"](text)
         except ValueError as error:
-            invalid.append(f"{name}: {text[:60]!r} {error}")
+            invalid.append(f"{name}: {_shown(text)}{error}")
     if values.get("log_level") not in ("debug", "info", "warn", "error"):
         warnings.append(f"LOG_LEVEL {values.get('log_level')!r} is not debug, info, warn or error; using info")
         values["log_level"] = "info"
@@ -266,7 +285,7 @@ def _combinations(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
         if given.get(name, "").lower() == value
     ]
     invalid += [
-        f"{name}: {given[name][:60]!r} is not one of {', '.join(allowed)}"
+        f"{name}: {_shown(given[name])}is not one of {', '.join(allowed)}"
         for name, allowed in _CHOICES.items()
         if name in given and given[name].lower() not in allowed
     ]

@@ -37,8 +37,10 @@ class Default(WorkerEntrypoint):
         except Exception:
             log.exception("a request failed inside the gateway (%s)", request_id)
             message = f"Something went wrong inside the gateway; its log says what under {request_id}"
-            answer = answers.error_answer(500, "Internal gateway error", "gateway_error", message=message)
-            return self._finish(request, request_id, answer)
+            relayed = self.env.relays and find_route(request.target) is not None
+            error = "Internal gateway error" if relayed else "Internal server error"
+            answer = answers.error_answer(500, error, "gateway_error", message=message)
+            return self._finish(request, request_id, answer, counted=relayed)
 
     async def _route(self, request: Request, request_id: str) -> Response:
         env = self.env
@@ -70,15 +72,16 @@ class Default(WorkerEntrypoint):
                 return _models(env.models_file)
         return answers.error_answer(404, "Not found", "not_found", message=_ROUTES if env.relays else _NO_PROXY)
 
-    def _finish(self, request: Request, request_id: str, response: Response) -> Response:
-        """Add what every answer has, and say that it was given."""
+    def _finish(self, request: Request, request_id: str, response: Response, *, counted: bool = False) -> Response:
+        """Add what every answer has, and say that it was given, unless it was ``counted`` as an exchange."""
         env = self.env
         lines = list(response.headers.raw)
         if not answers.has_cors(lines):
             lines += answers.cors(env.cors_allow_origins, request.headers.get("origin"))
         lines.append((b"x-smoltbot-request-id", request_id.encode()))
-        path = request.target.partition("?")[0]
-        env.telemetry.emit(RequestAnswered(request.method, path, response.status, request_id))
+        if not counted:
+            path = request.target.partition("?")[0]
+            env.telemetry.emit(RequestAnswered(request.method, path, response.status, request_id))
         return Response.from_raw(response.status, response.status_text, lines, response._release())
 
 

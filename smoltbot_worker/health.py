@@ -84,6 +84,9 @@ async def _check_records(env: Env) -> dict[str, Any]:
     try:
         async with asyncio.timeout(CHECK_LIMIT_S):
             found = await records.ping(env.records)
+            if env.agents.stuck:
+                # Tried here too: without traffic, which an unready process does not get, nobody else would.
+                await env.agents.flush()
     except (RecordsUnavailable, TimeoutError):
         env.agents.mark(False, "the readiness check found the database unavailable")
         return {"ok": False, "status": "unavailable", "error": "database_unavailable"}

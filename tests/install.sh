@@ -1,11 +1,13 @@
 #!/bin/sh
-# Installs the servers that the tests run against, through apt and only where they are missing; starts none of them.
+# Installs what is missing through apt and starts none of it: the packages named, or the servers that tests run against.
 set -eu
 
-missing=""
-command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
-[ -n "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] || missing="$missing postgresql"
-command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+missing="$*"
+if [ -z "$missing" ]; then
+    command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+    [ -n "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] || missing="$missing postgresql"
+    command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+fi
 [ -n "$missing" ] || exit 0
 
 sudo=""

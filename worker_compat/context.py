@@ -52,12 +52,13 @@ class BackgroundTasks:
 
     def _done(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and not task.cancelled():
             log.error("a background task failed", exc_info=error)
         if self.on_done is not None:
-            name = task.get_name() if isinstance(task, asyncio.Task) else "future"
-            self.on_done(name, error)
+            # The coroutine's name: a small, fixed set, unlike the names of tasks.
+            coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+            self.on_done(getattr(coroutine, "__name__", "future").strip("_"), error)
 
 
 class ExecutionContext:

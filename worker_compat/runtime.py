@@ -88,6 +88,10 @@ class Runtime:
                 result = handler(entrypoint(context, env), controller, None, None)
                 if inspect.isawaitable(result):
                     await result
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                raise RuntimeError("the scheduled handler awaited something that was cancelled") from error
             finally:
                 context.finish()
                 _context.reset(token)
@@ -107,8 +111,7 @@ class Runtime:
                 if is_async or inspect.isawaitable(result):
                     result = await result
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if _is_cancelled():
                     raise
                 # Nobody cancelled this request: the handler awaited something that was cancelled.
                 return await self._failed(request, context, error)
@@ -141,6 +144,11 @@ class Runtime:
         except Exception:
             log.exception("the origin's fetcher failed")
         return _internal_error()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _internal_error() -> Response:

@@ -122,12 +122,12 @@ class ReadableStream:
         if self._locked:
             raise TypeError(_LOCKED)
         self._locked = self._disturbed = True
-        whole = None if self._ended else self._source.take()
-        if whole is not None:
-            self._ended = True
-            return whole
         chunks = []
         try:
+            whole = None if self._ended else self._source.take()
+            if whole is not None:
+                self._ended = True
+                return whole
             while chunk := await self._pull():
                 chunks.append(chunk)
         except BaseException as error:

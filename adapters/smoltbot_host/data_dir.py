@@ -36,14 +36,14 @@ def _create(file: Path, text: str) -> bool:
     """Write a new file that only its owner can read; False when it exists. Whole or not at all."""
     if file.exists():
         return False
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    # Not named by the process: in a container that is always the same, and what a crash left would be in the way.
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(descriptor, text.encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text.encode() + b"\n")
+            stream.flush()
+            os.fsync(descriptor)
         os.link(draft, file)  # fails where another process was faster, and then its file counts
     except FileExistsError:
         return False

@@ -57,7 +57,8 @@ def _folder(path: str) -> Finding:
 
 def _port(host: str, port: int) -> Finding:
     try:
-        with socket.create_server((host, port)):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             return Finding("ok", "PORT", f"{host}:{port} is free")
     except OSError as error:
         return Finding(

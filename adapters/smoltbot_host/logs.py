@@ -15,16 +15,19 @@ from typing import IO, Any
 import orjson
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
-_NAMES = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warn", logging.ERROR: "error"}
+_NAMES = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warn"} | dict.fromkeys(
+    (logging.ERROR, logging.CRITICAL), "error"
+)
 _MAX_WAITING = 100_000
 _WAKE_S = 0.05
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 _SECRETS = re.compile(
     r"""(?ix)
     (\bbearer\s+|\bbasic\s+) [^\s"',;]+                          # authorization values
-    | ([?&;\s"']key=) [^&\s"'\\]+                                # Gemini's query key
-    | ((?:x-(?:goog-|mnemom-)?api-key|authorization|api_?key|password|secret|token)["']?\s*[:=]\s*["']?)
-      [^\s"',;&\\]+
+    | ((?:^|[?&;\s"'])key=) [^&\s"'\\]+                          # Gemini's query key
+    | ((?:x-(?:goog-|mnemom-)?api-key|authorization)["']?\s*[:=,]\s*(?:b?["'])?) (?:[a-z]+\s+)? [^\s"',;&\\]+  # headers
+    | ((?:api_?key|password|secret|token)["']?\s*[:=]\s*(?:b?["'])?) [^\s"',;&\\]+
     | (\w+://[^\s:/@"]*:) [^\s/@"]+ (?=@)                        # passwords in URLs
     | \b (?:sk-|mnm_|smk_|whsec_) [A-Za-z0-9_\-]{4,}             # key shapes
     | \b AIza [A-Za-z0-9_\-]{8,}
@@ -36,7 +39,7 @@ _REDACTED = "[redacted]"
 
 def redact(text: str) -> str:
     """``text`` without anything that looks like a key, token or password."""
-    return _SECRETS.sub(lambda match: (match[1] or match[2] or match[3] or match[4] or "") + _REDACTED, text)
+    return _SECRETS.sub(lambda match: (match[match.lastindex] if match.lastindex else "") + _REDACTED, text)
 
 
 class LogWriter:
@@ -47,6 +50,7 @@ class LogWriter:
         self._service = service
         self._waiting: deque[bytes] = deque()
         self._dropped = 0
+        self._reported = 0
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -57,20 +61,18 @@ class LogWriter:
         if len(self._waiting) >= _MAX_WAITING:
             self._dropped += 1
             return
-        line = {
-            "timestamp": datetime.fromtimestamp(time.time(), UTC),
-            "level": level,
-            "service": self._service,
-            "message": message,
-            **(fields or {}),
-        }
-        self._waiting.append(
-            orjson.dumps(
-                line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
-            )
-        )
+        self._waiting.append(self._line(level, message, fields or {}))
         if level != "info":
             self._wake.set()
+
+    def _line(self, level: str, message: str, fields: dict[str, Any]) -> bytes:
+        now = datetime.fromtimestamp(time.time(), UTC)
+        line = {"timestamp": now, "level": level, "service": self._service, "message": message, **fields}
+        try:
+            return orjson.dumps(line, default=str, option=_OPTIONS)
+        except TypeError:  # text that is no UTF-8, a number beyond 64 bits: a log must not end what it tells of
+            texts = {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in line.items()}
+            return orjson.dumps({**texts, "timestamp": now}, option=_OPTIONS)
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
@@ -91,9 +93,9 @@ class LogWriter:
         batch = []
         while self._waiting:
             batch.append(self._waiting.popleft())
-        if self._dropped:
-            count, self._dropped = self._dropped, 0
-            batch.append(orjson.dumps({"level": "warn", "message": f"{count} log lines were dropped"}) + b"\n")
+        if dropped := self._dropped - self._reported:
+            self._reported += dropped
+            batch.append(self._line("warn", f"{dropped} log lines were dropped", {}))
         if batch:
             try:
                 self._stream.write(b"".join(batch))

@@ -24,9 +24,13 @@ class ScheduledController:
 
 async def run(runtime: Runtime, env: Env, sleep: Callable[[float], object] = asyncio.sleep) -> None:
     """Run for ever; a failed run is logged and the next one comes a minute later."""
+    last = 0
     while True:
         now = env.clock()
         due = (int(now) // 60 + 1) * 60
+        if due == last:
+            due += 60  # by this clock the sleep ended a little early, and this minute had its run
+        last = due
         await sleep(due - now)  # type: ignore[misc] # asyncio.sleep, or a fake clock's
         try:
             await runtime.scheduled(observer.Default, env, ScheduledController(due * 1000, observer.CRON))

@@ -7,9 +7,9 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from smoltbot_worker.env import LATER, EnvValidationError, variables
+from smoltbot_worker.env import LATER, EnvValidationError, read_variables, variables
 
 _ALIASES = {"REDIS_URL": "KV_URL"}
 _FURTHER = frozenset(("REDIS_URL", "SUPABASE_URL", "SUPABASE_KEY", "QUEUE_URL", "CF_AI_GATEWAY_URL", "LICENSE_MODE",
@@ -34,22 +34,37 @@ def load(environ: Mapping[str, str]) -> dict[str, str]:
             texts[name] = text
         elif path := environ.get(f"{name}_FILE", "").strip():
             try:
-                texts[name] = Path(path).read_text().strip()
+                text = Path(path).read_text("utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(f"{name}_FILE: {path!r} cannot be read ({_reason(error)})")
-    if problems:
-        raise EnvValidationError([], problems)
+                continue
+            if text:  # an empty file is as good as none
+                texts[name] = text
     for old, new in _ALIASES.items():
         if old in texts and new not in texts:
             texts[new] = texts[old]
+    if problems:
+        _raise_all(texts, problems)
     return texts
+
+
+def _raise_all(texts: dict[str, str], problems: list[str]) -> NoReturn:
+    """Raise what could not be read together with what is wrong with the rest: all problems at once."""
+    unread = {problem.partition("_FILE:")[0] for problem in problems}
+    missing: list[str] = []
+    try:
+        read_variables(texts)
+    except EnvValidationError as error:
+        missing = [line for line in error.missing if line.partition(" ")[0] not in unread]
+        problems = problems + error.invalid
+    raise EnvValidationError(missing, problems)
 
 
 def _from_toml(path: str, known: frozenset[str], problems: list[str]) -> dict[str, str]:
     if not path:
         return {}
     try:
-        document = tomllib.loads(Path(path).read_text())
+        document = tomllib.loads(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problems.append(f"SMOLTBOT_CONFIG: {path!r} cannot be read ({_reason(error)})")
         return {}

@@ -64,6 +64,9 @@ class PrometheusTelemetry:
             "gateway_upstream_errors_total", "Requests without an answer", ["provider", "kind"], registry=registry
         )
         self._tasks = counter("gateway_background_tasks_total", "Background tasks done", ["task"], registry=registry)
+        self._task_errors = counter(
+            "gateway_background_task_errors_total", "Background tasks failed or cancelled", ["task"], registry=registry
+        )
         self._cron = counter("gateway_cron_runs_total", "Scheduled runs", ["job", "result"], registry=registry)
         self._records = counter("gateway_db_errors_total", "Times the database became unavailable", registry=registry)
         self._up = Gauge("gateway_dependency_up", "1 while usable", ["dep"], registry=registry)
@@ -92,8 +95,10 @@ class PrometheusTelemetry:
         Gauge(name, help, registry=self.registry).set_function(read)
 
     def background_done(self, task: str, error: BaseException | None) -> None:
-        """Count a background task; the label is its kind, not its number."""
-        self._tasks.labels("error" if error is not None else "done").inc()
+        """Count a background task by the name of its coroutine, and those that failed or were cancelled."""
+        self._tasks.labels(task).inc()
+        if error is not None:
+            self._task_errors.labels(task).inc()
 
     def _exchange(self, event: ExchangeEnded) -> None:
         self._relay.request(event.provider, event.status)

@@ -94,6 +94,8 @@ class Answer:
             await self._send(response, source, content if isinstance(content, bytes) else None)
         except FetchError as error:
             log.debug("a response broke off: %s", error)
+            if source is not None:
+                source.close(error)
             self._break_off()
         except BaseException as error:
             if source is not None:

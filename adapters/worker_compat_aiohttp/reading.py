@@ -27,14 +27,7 @@ async def read_chunk(payload: StreamReader) -> bytes:
 
     aiohttp raises as soon as a peer broke off, even with bytes unread; here they come first.
     """
-    if payload._buffer:
-        return payload._read_nowait(-1)
-    try:
-        return await payload.readany()
-    except Exception:
-        if payload._buffer:
-            return payload._read_nowait(-1)
-        raise
+    return payload._read_nowait(-1) if payload._buffer else await payload.readany()
 
 
 class Watchdog:

@@ -136,9 +136,11 @@ class AgentDirectory:
             return True
         try:
             await records.touch_agents(self._store, seen)
-        except RecordsUnavailable as error:
+        except BaseException as error:
             # Newer sightings win over the ones that could not be written.
             self._seen = seen | self._seen
+            if not isinstance(error, RecordsUnavailable):
+                raise
             self.stuck = True
             self.mark(False, str(error))
             return False

@@ -231,7 +231,10 @@ def _refused(status: int, error: str, kind: str, *lines: tuple[bytes, bytes], **
 
 def _refuse(response: Response, env: Env, exchange: Exchange, notes: dict[bytes, bytes]) -> Response:
     exchange.status = response.status
-    _judge(env, exchange)
+    if exchange.agent is not None:  # before that no provider was meant to see it: there is nothing to judge
+        _judge(env, exchange)
+        if response.status == 413 and exchange.reason == "upstream-status":
+            exchange.reason = "too-large"  # our own limit, not the provider's
     lines = list(response.headers.raw)
     origin = notes.get(b"origin")
     lines += answers.cors(env.cors_allow_origins, None if origin is None else origin.decode("latin-1"))

@@ -369,6 +369,28 @@ class TestScheduled:
         with pytest.raises(TypeError, match="takes 2 positional arguments but 4 were given"):
             await runtime.scheduled(worker(None, scheduled=scheduled), None, "controller")
 
+    async def test_something_cancelled_inside_does_not_cancel_the_caller(self, runtime: Runtime) -> None:
+        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
+            task = asyncio.create_task(asyncio.sleep(60))
+            task.cancel()
+            await task
+
+        with pytest.raises(RuntimeError, match="something that was cancelled"):
+            await runtime.scheduled(worker(None, scheduled=scheduled), None, None)
+
+    async def test_but_its_caller_may_be_cancelled(self, runtime: Runtime) -> None:
+        started = asyncio.Event()
+
+        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
+            started.set()
+            await asyncio.get_running_loop().create_future()
+
+        running = asyncio.create_task(runtime.scheduled(worker(None, scheduled=scheduled), None, None))
+        await started.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
     async def test_its_exception_is_the_callers(self, runtime: Runtime) -> None:
         async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
             raise ValueError("broken")

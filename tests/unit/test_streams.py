@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.stream_support import CHUNKS, WHOLE, Guarded, collected, scripted, turns
 from worker_compat.streams import ByteSource, ReadableStream
+from worker_compat.testing import ScriptedBody
 
 LOCKED = r"^This ReadableStream is currently locked to a reader\.$"
 RELEASED = r"^This ReadableStream reader has been released\.$"
@@ -205,6 +206,16 @@ class TestErrors:
         with pytest.raises(OSError, match="cut off"):
             await stream.read_all()
         assert source.close_reasons == [error]
+
+    async def test_a_source_that_refuses_to_be_taken_is_closed(self) -> None:
+        class TooLarge(ScriptedBody):
+            def take(self) -> bytes | None:
+                raise ValueError("too large")
+
+        source = TooLarge([])
+        with pytest.raises(ValueError, match="too large"):
+            await ReadableStream(source).read_all()
+        assert source.closed
 
     async def test_an_error_after_the_cancel_is_nobodys(self) -> None:
         gate = asyncio.Event()

@@ -12,14 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .raw import Message, RawClient
+from tests.scale import figure, scaled
+
+from .raw import Message, RawClient, Respond
 from .stack import Stack, open_stack
 
 _REQUEST = (
     b"POST /anthropic/v1/messages HTTP/1.1\r\nHost: a\r\nx-api-key: k\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000
 )
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-_ABORTS = 1000
+_ABORTS = scaled(1_000, 10_000)
 _AT_ONCE = 20
 
 
@@ -60,9 +62,12 @@ async def _leave(stack: Stack, seed: int) -> None:
     client.reset()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("respond", [_streams, _silent, _silent_after_head], ids=lambda respond: respond.__name__)
-async def test_a_thousand_resets_leave_nothing(stack: Stack, respond: object, caplog: pytest.LogCaptureFixture) -> None:
-    stack.upstream.respond = respond  # type: ignore[assignment]
+async def test_a_thousand_resets_leave_nothing(
+    stack: Stack, respond: Respond, caplog: pytest.LogCaptureFixture
+) -> None:
+    stack.upstream.respond = respond
     # What is opened once and kept (the database, the resolver) is no leftover.
     await _leave(stack, 0)
     await stack.wiring.env.agents.flush()
@@ -82,6 +87,7 @@ async def test_a_thousand_resets_leave_nothing(stack: Stack, respond: object, ca
     assert stack.wiring.host.connections == 0
     assert not stack.wiring.runtime.fetcher._connector._acquired  # type: ignore[attr-defined] # nothing checked out
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    figure(f"client resets, {respond.__name__.strip('_')}", f"{count}, provider closed within 1 s, nothing left")
 
 
 async def test_a_reset_closes_a_provider_that_does_not_read_the_upload(stack: Stack) -> None:
@@ -115,7 +121,7 @@ async def test_a_half_close_is_no_departure(stack: Stack) -> None:
     async with await RawClient.connect(stack.port) as client:
         await client.send(_REQUEST)
         client.half_close()
-        await stack.upstream.arrived.wait()
+        await asyncio.wait_for(stack.upstream.arrived.wait(), 3)
         await asyncio.sleep(0.1)
         assert stack.wiring.host.in_flight == 1
         go_on.set()

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.scale import figure, scaled
+
 from .raw import Message, Pairs, RawClient, answer
 from .stack import Stack, open_stack
 
@@ -26,6 +28,7 @@ _NOT_GENERATED = frozenset(
     request-id x-request-id www-authenticate proxy-authenticate range vary set-cookie cookie""".split()
 )
 _OURS = ("x-smoltbot-", "x-aip-", "x-mnemom-", "proxy-", "cf-aig-", "access-control-")
+_EXAMPLES = scaled(2_000, 20_000)
 _OWN_LINES = (b"x-smoltbot-agent", b"x-smoltbot-session", b"x-smoltbot-request-id", b"X-AIP-Verdict", b"X-AIP-Reason")
 
 _names = st.text(_TOKEN, min_size=1, max_size=24).filter(
@@ -116,8 +119,9 @@ def stack(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> I
     runner.run(exits.aclose())
 
 
+@pytest.mark.proof
 def test_every_byte_of_requests_and_answers_passes(runner: asyncio.Runner, stack: Stack) -> None:
-    @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(request=_requests(), response=_responses())
     def property_holds(
         request: tuple[str, str, Pairs, bytes | None, str], response: tuple[int, bytes, Pairs, bytes, str]
@@ -125,6 +129,7 @@ def test_every_byte_of_requests_and_answers_passes(runner: asyncio.Runner, stack
         runner.run(_check(stack, request, response))
 
     property_holds()
+    figure("generated requests and answers without a byte of difference", str(_EXAMPLES))
 
 
 async def _check(

@@ -1,0 +1,225 @@
+"""Env: every variable's default, what it accepts and refuses, and that all problems are told at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smoltbot_worker.env import DEFAULT_CARD, LATER, EnvValidationError, read_variables, variables
+from worker_compat import __version__
+
+ANY: list[str] = []
+WHOLE = ["0", "-1", "1.5", "1e3", "x", "0x10", "\u0661", "1_000", "+ 1", "99999999999999"]
+SECONDS = ["0", "-1", "x", "nan", "inf", "86401", "1s"]
+URLS = [
+    "api.example.com", "ftp://h", "http://", "https:///x", "http://h:0", "http://h:99999", "http://h:x", "http://h/?a=1",
+    "http://h/#a", "http://u@h", "http://h/a b", "//h", "http://[::1",
+]  # fmt: skip
+
+TABLE: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "HOST": ("0.0.0.0", {"::": "::", " 127.0.0.1 ": "127.0.0.1"}, ANY),
+    "PORT": (8787, {"0": 0, "80": 80, " 65535 ": 65535}, ["65536", "-1", "http", "80.0", "8 0", "9" * 5000]),
+    "SMOLTBOT_ROLE": ("all", {"gateway": "gateway", "SCHEDULER": "scheduler", "All": "all"}, ["observer", "all,all"]),
+    "LOG_LEVEL": ("info", {"debug": "debug", "WARN": "warn", "error": "error", "loud": "info"}, ANY),
+    "DATA_DIR": ("./data", {"/data": "/data"}, ANY),
+    "DATABASE_URL": ("", {"sqlite:////a/b.db": "sqlite:////a/b.db"}, ANY),
+    "KV_URL": ("memory://", {"redis://h": "redis://h"}, ANY),
+    "DB_FAILURE_MODE": ("open", {"closed": "closed", "OPEN": "open"}, ["ajar", "true"]),
+    "AIP_ENABLED": (True, {"false": False, "true": True, "False": True, "0": True, "no": True}, ANY),
+    "GATEWAY_VERSION": (__version__, {"1.2.3-x": "1.2.3-x"}, ANY),
+    "CLIENT_FIN": ("wait", {"abort": "abort", "Wait": "wait"}, ["close"]),
+    "MAX_CONNECTIONS": (10_000, {"1": 1, "1000000": 1_000_000}, [*WHOLE, "1000001"]),
+    "MAX_HELD_BYTES": (268_435_456, {"1048576": 1 << 20}, ["1048575", "x"]),
+    "MAX_BODY_BYTES": (33_554_432, {"1": 1, "1099511627776": 1 << 40}, WHOLE),
+    "UPSTREAM_ANTHROPIC_URL": ("https://api.anthropic.com", {"http://h:1/x/": "http://h:1/x"}, URLS),
+    "UPSTREAM_OPENAI_URL": ("https://api.openai.com", {"HTTPS://h": "HTTPS://h"}, URLS),
+    "UPSTREAM_GEMINI_URL": (
+        "https://generativelanguage.googleapis.com", {"http://[::1]:8080": "http://[::1]:8080"}, URLS,
+    ),
+    "UPSTREAM_CONNECT_TIMEOUT_S": (10.0, {"0.5": 0.5, "86400": 86400.0}, SECONDS),
+    "UPSTREAM_READ_TIMEOUT_S": (300.0, {"1": 1.0}, SECONDS),
+    "CORS_ALLOW_ORIGINS": (
+        ("*",),
+        {"*": ("*",), "https://a": ("https://a",), " https://a , ,https://b,": ("https://a", "https://b"), ",": ()},
+        ["*,https://a", "https://a, *"],
+    ),
+    "DEFAULT_CARD": (DEFAULT_CARD, {'{"a": [1]}': {"a": [1]}, "{}": {}}, ["{", "[]", "1", "null", "card.json"]),
+    "MODELS_FILE": ("", {}, ["/nowhere/models.json", "/"]),
+    "SHUTDOWN_GRACE_S": (45.0, {"1": 1.0}, SECONDS),
+    "DRAIN_TIMEOUT_S": (10.0, {"1.5": 1.5}, SECONDS),
+}  # fmt: skip
+
+REFUSED = {
+    "LICENSE_MODE": "required",
+    "AIP_FAILURE_POLICY": "fail_closed",
+    "THINKING_INJECTION": "auto",
+    "BILLING_ENFORCEMENT_ENABLED": "true",
+    "ANALYSIS_MODE": "hybrid",
+}
+HARMLESS = {
+    "LICENSE_MODE": ["optional"],
+    "AIP_FAILURE_POLICY": ["fail_open"],
+    "THINKING_INJECTION": ["off"],
+    "BILLING_ENFORCEMENT_ENABLED": ["false"],
+    "ANALYSIS_MODE": ["auto", "off"],
+}
+
+
+def problems(**given: str) -> tuple[list[str], list[str]]:
+    """What is missing and what is invalid."""
+    with pytest.raises(EnvValidationError) as caught:
+        read_variables(given)
+    for line in (*caught.value.missing, *caught.value.invalid):
+        assert f"  {line}" in str(caught.value).splitlines()
+    return caught.value.missing, caught.value.invalid
+
+
+def names_of(lines: list[str]) -> list[str]:
+    return [line.replace(":", " ").split()[0] for line in lines]
+
+
+class TestEachVariable:
+    def test_the_table_has_every_one(self) -> None:
+        assert [entry.name.upper() for entry in variables()] == list(TABLE)
+
+    def test_defaults(self) -> None:
+        values, warnings = read_variables({})
+        assert {name.upper(): value for name, value in values.items()} == {name: row[0] for name, row in TABLE.items()}
+        assert warnings == []
+
+    @pytest.mark.parametrize("name", TABLE)
+    @pytest.mark.parametrize("text", ["", " ", "\t\n"])
+    def test_empty_is_unset(self, name: str, text: str) -> None:
+        values, warnings = read_variables({name: text})
+        assert (values[name.lower()], warnings) == (TABLE[name][0], [])
+
+    @pytest.mark.parametrize(
+        ("name", "text", "value"),
+        [(name, text, value) for name, row in TABLE.items() for text, value in row[1].items()],
+    )
+    def test_valid(self, name: str, text: str, value: Any) -> None:
+        got = read_variables({name: text})[0][name.lower()]
+        assert (got, type(got)) == (value, type(value))
+
+    @pytest.mark.parametrize(("name", "text"), [(name, text) for name, row in TABLE.items() for text in row[2]])
+    def test_invalid(self, name: str, text: str) -> None:
+        missing, invalid = problems(**{name: text})
+        assert missing == []
+        assert names_of(invalid) == [name]
+        assert len(invalid[0]) < 200
+
+    def test_names_are_in_upper_case(self) -> None:
+        assert read_variables({"port": "1", "Port": "2", "UNKNOWN": "3"}) == read_variables({})
+
+
+class TestProblems:
+    def test_all_at_once(self) -> None:
+        missing, invalid = problems(
+            PORT="x", SMOLTBOT_ROLE="x", MAX_BODY_BYTES="x", UPSTREAM_OPENAI_URL="x", DEFAULT_CARD="x",
+            MODELS_FILE="/x/y", LICENSE_MODE="required", THINKING_INJECTION="maybe", SUPABASE_URL="https://x.supabase.co",
+            MNEMOM_ANALYZE_URL="https://x", ANALYSIS_MODE="local",
+        )  # fmt: skip
+        assert sorted(names_of(missing)) == [
+            "ANTHROPIC_API_KEY",
+            "MNEMOM_API_KEY",
+            "MNEMOM_LICENSE_JWT",
+            "SUPABASE_KEY",
+        ]
+        assert sorted(names_of(invalid)) == [
+            "DEFAULT_CARD", "LICENSE_MODE", "MAX_BODY_BYTES", "MODELS_FILE", "PORT", "SMOLTBOT_ROLE", "SUPABASE_URL",
+            "THINKING_INJECTION", "UPSTREAM_OPENAI_URL",
+        ]  # fmt: skip
+
+    def test_the_text(self) -> None:
+        with pytest.raises(EnvValidationError) as caught:
+            read_variables({"PORT": "http", "SUPABASE_URL": "https://x"})
+        assert str(caught.value).splitlines() == [
+            "Missing required environment variables:",
+            "  SUPABASE_KEY (because SUPABASE_URL is set)",
+            "Invalid environment variables:",
+            "  SUPABASE_URL: not supported by this version; unset it",
+            "  PORT: 'http' is not a whole number from 0 to 65535",
+            "Set them in .env or in the deployment's configuration; docs/configuration.md explains each.",
+        ]
+
+    @pytest.mark.parametrize(
+        ("given", "needed"),
+        [
+            ({"MNEMOM_ANALYZE_URL": "https://x"}, "MNEMOM_API_KEY"),
+            ({"SUPABASE_URL": "https://x"}, "SUPABASE_KEY"),
+            ({"ANALYSIS_MODE": "LOCAL"}, "ANTHROPIC_API_KEY"),
+            ({"LICENSE_MODE": "Required"}, "MNEMOM_LICENSE_JWT"),
+        ],
+    )
+    def test_what_one_needs_of_another(self, given: dict[str, str], needed: str) -> None:
+        assert names_of(problems(**given)[0]) == [needed]
+        assert names_of(problems(**given, **{needed: " "})[0]) == [needed]
+        # Others of them ask for what this version does not have, so something is always wrong with the rest.
+        assert problems(**given, **{needed: "there"}, PORT="x")[0] == []
+
+    @pytest.mark.parametrize(
+        "text",
+        ["https://user:the-secret@h", "https://h/?key=the-secret", "https://h:the-secret/", "http://the-secret:x"],
+    )
+    def test_a_secret_in_a_url_is_not_shown(self, text: str) -> None:
+        _, invalid = problems(UPSTREAM_GEMINI_URL=text)
+        assert names_of(invalid) == ["UPSTREAM_GEMINI_URL"]
+        assert "the-secret" not in invalid[0]
+
+    def test_values_of_secrets_are_never_shown(self) -> None:
+        secrets = {name: f"the-secret-{name}" for name in LATER if name.endswith(("KEY", "TOKEN", "JWT", "AUTH"))}
+        assert len(secrets) >= 9
+        with pytest.raises(EnvValidationError) as caught:
+            read_variables(
+                {**secrets, "PORT": "x", "SUPABASE_URL": "https://u:the-secret@h", "SUPABASE_KEY": "the-secret"}
+            )
+        assert "the-secret" not in str(caught.value)
+        _, warnings = read_variables(secrets)
+        assert len(warnings) == len(secrets)
+        assert "the-secret" not in "".join(warnings)
+
+    def test_a_long_value_is_cut(self) -> None:
+        _, invalid = problems(DEFAULT_CARD="x" * 100_000)
+        assert len(invalid[0]) < 120
+
+
+class TestRefused:
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_what_this_version_cannot_do(self, name: str) -> None:
+        value = REFUSED[name]
+        for text in (value, value.upper(), value.title(), f"  {value} "):
+            _, invalid = problems(**{name: text})
+            assert names_of(invalid) == [name]
+            assert "must not pretend" in invalid[0]
+
+    @pytest.mark.parametrize("name", ["SUPABASE_URL", "QUEUE_URL", "CF_AI_GATEWAY_URL"])
+    def test_what_this_version_does_not_know(self, name: str) -> None:
+        _, invalid = problems(**{name: "https://x"})
+        assert invalid == [f"{name}: not supported by this version; unset it"]
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_a_word_that_nobody_knows(self, name: str) -> None:
+        _, invalid = problems(**{name: "maybe"})
+        assert names_of(invalid) == [name]
+        assert "is not one of" in invalid[0]
+
+    @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in HARMLESS.items() for text in texts])
+    def test_what_asks_for_nothing_is_accepted(self, name: str, text: str) -> None:
+        for form in (text, text.upper()):
+            assert read_variables({name: form})[0] == read_variables({})[0]
+
+
+class TestWarnings:
+    def test_a_log_level_that_nobody_knows(self) -> None:
+        values, [warning] = read_variables({"LOG_LEVEL": "Loud"})
+        assert values["log_level"] == "info"
+        assert warning == "LOG_LEVEL 'loud' is not debug, info, warn or error; using info"
+
+    @pytest.mark.parametrize("name", sorted(LATER - set(REFUSED)))
+    def test_variables_of_later_versions(self, name: str) -> None:
+        needs = {"MNEMOM_ANALYZE_URL": {"MNEMOM_API_KEY": "k"}}.get(name, {})
+        values, warnings = read_variables({name: "x", **needs})
+        assert values == read_variables({})[0]
+        assert warnings == [f"{each} is set, but has no effect in this version" for each in sorted({name, *needs})]
+        assert read_variables({name: " "})[1] == []
