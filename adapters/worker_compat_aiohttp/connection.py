@@ -82,29 +82,22 @@ class Connection(RequestHandler):
         self._watch_trailers(data, before)
 
     def _watch_trailers(self, data: bytes, before: int) -> None:
-        """Find out whether a chunked request ended in anything but an empty trailer section."""
+        """Find out whether a chunked request ended in anything but an empty trailer section.
+
+        Then the connection is spoiled: it ends with the next answer, so what was read behind is never served.
+        """
         messages = self._messages
         for at in range(before, len(messages)):
             message, payload = messages[at]
-            if not isinstance(message, RawRequestMessage) or not message.chunked:
-                continue
-            self._chunked, self._tail = payload, b""
-            if at + 1 < len(messages):
-                # Something was read behind a chunked request in one go: trailers cannot be ruled out.
-                self._spoil(at + 1)
-                return
+            if isinstance(message, RawRequestMessage) and message.chunked:
+                self._chunked, self._tail = payload, b""
+                # With more behind it in one go, trailers cannot be ruled out.
+                self._spoiled = self._spoiled or at + 1 < len(messages)
         if self._chunked is not None:
             self._tail = (self._tail + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
             if self._chunked.is_eof():
-                if self._tail != _END_OF_CHUNKS:
-                    self._spoil(len(messages))
+                self._spoiled = self._spoiled or self._tail != _END_OF_CHUNKS
                 self._chunked = None
-
-    def _spoil(self, keep: int) -> None:
-        while len(self._messages) > keep:
-            self._messages.pop()
-        self._chunked = None
-        self._spoiled = True
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's contract; aiohttp only ever says None
         """A half-close: with ``CLIENT_FIN=wait`` the answer to a complete request still goes out."""

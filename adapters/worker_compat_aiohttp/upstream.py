@@ -51,7 +51,7 @@ class Exchange:
     """Sends one request, gives its response, and ends by releasing or closing the connection, once."""
 
     __slots__ = (
-        "_connection", "_content", "_continued", "_fetcher", "_origin", "_protocol", "_request", "_reused",
+        "_connection", "_content", "_continued", "_fetcher", "_length", "_origin", "_protocol", "_request", "_reused",
         "_source", "_target", "_upload",
     )  # fmt: skip
 
@@ -69,6 +69,10 @@ class Exchange:
         self._target = target
         self._source = content.detach() if isinstance(content, ReadableStream) else None
         self._content = content if isinstance(content, bytes) else None
+        # The client's framing is kept: a chunked body stays chunked, also when it has all arrived already.
+        self._length: int | None = None if self._content is None else len(self._content)
+        if self._source is not None:
+            self._length = -1 if self._source.length is None else self._source.length
         self._upload: asyncio.Task[None] | None = None
         self._continued: asyncio.Event | None = None
         self._connection: Connection | None = None
@@ -98,14 +102,12 @@ class Exchange:
 
     def _send(self, protocol: UpstreamProtocol) -> None:
         request, source = self._request, self._source
-        # The client's framing is kept: a chunked body stays chunked, also when it has all arrived already.
-        length: int | None
-        if source is not None:
-            whole, length = source.take(), -1 if source.length is None else source.length
-        else:
-            whole, length = self._content, None if self._content is None else len(self._content)
+        if source is not None and (whole := source.take()) is not None:
+            self._content, self._source, source = whole, None, None
         try:
-            head = wire.request_head(request._method, self._target, self._origin.host, request.headers.raw, length)
+            head = wire.request_head(
+                request._method, self._target, self._origin.host, request.headers.raw, self._length
+            )
         except wire.UnsafeHead as error:
             raise ProtocolError(f"the request was not sent: {error}") from error
         protocol.set_response_params(
@@ -119,17 +121,16 @@ class Exchange:
         )
         if protocol.transport is None:
             raise ConnectionLost("the connection was closed before the request was sent")
-        if whole is not None:
-            self._source = None
-            if length == -1:
+        if source is None:
+            whole = self._content or b""
+            if self._length == -1:
                 whole = wire.chunk(whole) + wire.LAST_CHUNK if whole else wire.LAST_CHUNK
             protocol.transport.write(head + whole)
             return
         protocol.transport.write(head)
-        if source is not None:
-            if request.headers.has("expect"):
-                self._continued = asyncio.Event()
-            self._upload = asyncio.ensure_future(self._send_body(source, chunked=length == -1))
+        if request.headers.has("expect"):
+            self._continued = asyncio.Event()
+        self._upload = asyncio.ensure_future(self._send_body(source, chunked=self._length == -1))
 
     async def _send_body(self, source: ByteSource, *, chunked: bool) -> None:
         """Send the body as it comes in, while the response may already be on its way."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from .raw import CutOff, Message, Pairs, RawClient, answer
+from .raw import CutOff, Message, Pairs, RawClient, answer, read_body, read_head
 from .stack import Stack
 
 _POST = b"POST /anthropic/v1/x HTTP/1.1\r\nHost: a\r\nx-api-key: k\r\n"
@@ -88,7 +88,13 @@ async def test_a_trailer_of_a_request_does_not_become_a_header_of_the_next(stack
     async with await RawClient.connect(stack.port) as client:
         await client.request(chunked)
         assert await client.at_end()
-    assert [message.trailers for message in stack.upstream.requests] == [[], []]
+    async with await RawClient.connect(stack.port) as client:  # the end and the next request arrive together, later
+        at = chunked.index(b"0\r\nx-smoltbot")
+        await client.send(chunked[:at])
+        await asyncio.sleep(0.05)
+        await client.request(chunked[at:] + following)
+        assert await client.at_end()
+    assert [message.trailers for message in stack.upstream.requests] == [[], [], []]
     assert all(b"second" not in message.start for message in stack.upstream.requests)
 
 
@@ -218,4 +224,30 @@ async def test_the_answer_may_come_before_the_request_is_complete(stack: Stack) 
         assert (got.status, got.body) == (413, b"no")
         assert await client.at_end()
     early.set()
+    server.close()
+
+
+async def test_a_pooled_connection_that_died_is_replaced_where_a_second_send_does_no_harm(stack: Stack) -> None:
+    """The provider closes after its first answer without saying so; the next request finds out only by writing."""
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answers in (True, False):
+            message = await read_head(reader)
+            await read_body(reader, message, until_close=False)
+            seen.append(message)
+            if not answers:
+                break
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    seen: list[Message] = []
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    stack.wiring.env.upstream_anthropic_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    get = b"GET /anthropic/v1/x HTTP/1.1\r\nHost: a\r\nx-api-key: k\r\nContent-Length: 4\r\n\r\nbody"
+    async with await RawClient.connect(stack.port) as client:
+        assert (await client.request(get)).status == 200
+        assert (await client.request(get)).status == 200  # sent twice: the first connection died unanswered
+        assert [message.body for message in seen] == [b"body"] * 3
+        seen.clear()
+        assert (await client.request(get.replace(b"GET", b"POST"))).status == 502  # may have been done: not sent again
+        assert len(seen) == 1
     server.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,8 +18,8 @@ from .raw import read_body, read_head
 
 
 @pytest.fixture(scope="module")
-def authority() -> Iterator[trustme.CA]:
-    yield trustme.CA()
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @asynccontextmanager
