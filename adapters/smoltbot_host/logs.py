@@ -22,16 +22,18 @@ _MAX_WAITING = 100_000
 _WAKE_S = 0.05
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
+# Bounded where a run of characters may lead nowhere: a log line must not take the time of its square.
 _SECRETS = re.compile(
     r"""(?ix)
     (\bbearer\s+|\bbasic\s+) [^\s"',;]+                          # authorization values
     | ((?:^|[?&;\s"'])key=) [^&\s"'\\]+                          # Gemini's query key
-    | ((?:x-(?:goog-|mnemom-)?api-key|authorization)["']?\s*[:=,]\s*(?:b?["'])?) (?:[a-z]+\s+)? [^\s"',;&\\]+  # headers
+    | ((?:x-(?:goog-|mnemom-)?api-key|authorization)["']?\s*[:=,]\s*(?:\[?b?["'])?)           # header lines, in any
+      (?:[a-z]+\s+)? [^\s"',;&\\]+                               # form that Python shows them in
     | ((?:api_?key|password|secret|token)["']?\s*[:=]\s*(?:b?["'])?) [^\s"',;&\\]+
-    | (\w+://[^\s:/@"]*:) [^\s/@"]+ (?=@)                        # passwords in URLs
+    | (\b\w{1,32}://[^\s:/@"]*:) [^\s/@"]+ (?=@)                 # passwords in URLs
     | \b (?:sk-|mnm_|smk_|whsec_) [A-Za-z0-9_\-]{4,}             # key shapes
     | \b AIza [A-Za-z0-9_\-]{8,}
-    | \b eyJ [A-Za-z0-9_\-]{8,} \. [A-Za-z0-9_\-]+ (?:\.[A-Za-z0-9_\-]*)?
+    | \b eyJ [A-Za-z0-9_\-]{8,1000} \. [A-Za-z0-9_\-]+ (?:\.[A-Za-z0-9_\-]*)?
     """
 )
 _REDACTED = "[redacted]"
@@ -85,8 +87,9 @@ class LogWriter:
             # Lines of one wake are written together: a thread switch per line would cost more than the line.
             self._wake.wait(_WAKE_S)
             self._wake.clear()
+            closing = self._closing  # looked at before: what was queued until then is still written
             self._flush()
-            if self._closing:
+            if closing:
                 return
 
     def _flush(self) -> None:

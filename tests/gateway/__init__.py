@@ -1,0 +1,1 @@
+"""The gateway without sockets and files: its entrypoint in a Runtime, over scripted fakes."""

@@ -1,0 +1,178 @@
+"""Readiness: one entry per dependency, bounded in time, and what each failure means for traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from smoltbot_worker import health
+from smoltbot_worker.events import RecordsChanged
+from smoltbot_worker.ports import RecordsUnavailable
+from worker_compat.errors import StoreUnavailable
+from worker_compat.kv import KVNamespace
+from worker_compat.memory import MemoryKVStore
+from worker_compat.ports import KVEntry
+from worker_compat.response import Response
+
+from .support import MESSAGES, Gateway, Got
+
+NOW = "2023-11-14T22:13:20.000Z"
+
+
+class BrokenKV(MemoryKVStore):
+    """A store that raises ``error``, or hangs without one."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__()
+        self.error = error
+
+    async def get(self, key: str) -> KVEntry | None:
+        if self.error is None:
+            await asyncio.get_running_loop().create_future()
+        assert self.error is not None
+        raise self.error
+
+
+def with_kv(store: MemoryKVStore, **variables: str) -> Gateway:
+    gateway = Gateway(None, **variables)
+    gateway.env.kv = KVNamespace(store)
+    return gateway
+
+
+async def ready(gateway: Gateway) -> tuple[int, dict[str, Any]]:
+    got: Got = await gateway.ask("GET", "/health/ready")
+    return got.status, got.json()
+
+
+async def test_everything_is_well() -> None:
+    status, body = await ready(with_kv(MemoryKVStore()))
+    assert (status, body["status"], body["timestamp"]) == (200, "ready", NOW)
+    assert set(body["checks"]) == {"redis", "supabase", "license"}
+    for name in ("redis", "supabase"):
+        check = body["checks"][name]
+        assert (check["ok"], check["status"]) == (True, "ok")
+        assert 0 <= check["latencyMs"] < 1000
+    assert body["checks"]["supabase"]["schema"] == "0001_agents_and_cards.sql"
+    assert body["checks"]["license"] == {"ok": True, "status": "valid"}
+
+
+async def test_without_kv_memory_serves() -> None:
+    status, body = await ready(Gateway())
+    assert (status, body["checks"]["redis"]) == (200, {"ok": True, "status": "ok", "fallback": "memory"})
+
+
+async def test_not_before_the_start_is_complete() -> None:
+    gateway = Gateway()
+    gateway.state.started = False
+    assert await ready(gateway) == (
+        503,
+        {"status": "not_ready", "reason": "starting", "checks": {}, "timestamp": NOW},
+    )
+    assert gateway.records.calls == []
+
+
+async def test_not_while_ending() -> None:
+    gateway = Gateway({MESSAGES: Response(b"ok")})
+    assert (await ready(gateway))[0] == 200
+    gateway.state.draining = True
+    assert await ready(gateway) == (
+        503,
+        {"status": "not_ready", "reason": "shutting down", "checks": {}, "timestamp": NOW},
+    )
+    # Those who still come are served, and a probe must not kill a process that is ending well.
+    assert (await gateway.message()).status == 200
+    assert (await gateway.ask("GET", "/health/live")).status == 200
+    assert (await gateway.ask("GET", "/health/startup")).status == 200
+
+
+@pytest.mark.parametrize("mode", ["open", "closed"])
+async def test_not_before_the_first_success_of_the_database(mode: str) -> None:
+    gateway = Gateway(DB_FAILURE_MODE=mode)
+    gateway.records.error = RecordsUnavailable("secret detail")
+    status, body = await ready(gateway)
+    assert (status, body["status"]) == (503, "not_ready")
+    assert body["checks"]["supabase"] == {"ok": False, "status": "unavailable", "error": "database_unavailable"}
+    assert body["checks"]["redis"]["ok"]
+    gateway.records.error = None
+    assert (await ready(gateway))[0] == 200
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("open", (200, "degraded")), ("closed", (503, "not_ready"))])
+async def test_a_database_that_goes_away_later(mode: str, expected: tuple[int, str]) -> None:
+    gateway = Gateway(DB_FAILURE_MODE=mode)
+    await ready(gateway)
+    gateway.records.error = RecordsUnavailable("gone")
+    status, body = await ready(gateway)
+    assert (status, body["status"]) == expected
+    assert not body["checks"]["supabase"]["ok"]
+    await ready(gateway)
+    gateway.records.error = None
+    assert (await ready(gateway))[1]["status"] == "ready"
+    assert [event.available for event in gateway.telemetry.of(RecordsChanged)] == [False, True]
+
+
+async def test_what_readiness_finds_out_the_relay_knows() -> None:
+    gateway = Gateway({MESSAGES: Response(b"ok")})
+    gateway.records.error = RecordsUnavailable("gone")
+    await ready(gateway)
+    calls = len(gateway.records.calls)
+    assert (await gateway.message()).get("x-aip-reason") == "storage-unavailable"
+    assert len(gateway.records.calls) == calls
+    gateway.records.error = None
+    await ready(gateway)
+    assert (await gateway.message()).get("x-aip-reason") == "no-analysis-configured"
+
+
+async def test_a_broken_kv_is_a_degradation() -> None:
+    status, body = await ready(with_kv(BrokenKV(StoreUnavailable("secret detail"))))
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["checks"]["redis"] == {
+        "ok": False, "status": "unavailable", "fallback": "memory", "error": "kv_unreachable",
+    }  # fmt: skip
+
+
+async def test_checks_run_at_once_and_within_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health.CHECK_LIMIT_S < 3  # what a probe waits
+    monkeypatch.setattr(health, "CHECK_LIMIT_S", 0.1)
+    gateway = with_kv(BrokenKV(None), DB_FAILURE_MODE="closed")
+    gateway.records.gate = asyncio.Event()
+    started = time.monotonic()
+    status, body = await ready(gateway)
+    assert time.monotonic() - started < 0.19
+    assert (status, body["status"]) == (503, "not_ready")
+    assert [check["ok"] for check in body["checks"].values()] == [False, False, True]
+
+
+async def test_live_and_startup_ask_nobody() -> None:
+    gateway = with_kv(BrokenKV(None))
+    gateway.records.gate = asyncio.Event()
+    async with asyncio.timeout(1):
+        for target in ("/health/live", "/health/startup", "/health", "/health/"):
+            assert (await gateway.ask("GET", target)).status == 200
+    assert gateway.records.calls == []
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("open", (200, "degraded")), ("closed", (503, "not_ready"))])
+async def test_readable_is_not_writable(mode: str, expected: tuple[int, str]) -> None:
+    gateway = Gateway({MESSAGES: Response(b"ok")}, DB_FAILURE_MODE=mode)
+    await ready(gateway)
+    await gateway.message()
+    call = gateway.records.call
+
+    async def full(function: str, arguments: Any) -> Any:
+        if function == "touch_agents":
+            raise RecordsUnavailable("the disk is full")
+        return await call(function, arguments)
+
+    gateway.records.call = full  # type: ignore[method-assign] # a disk that is full
+    assert not await gateway.agents.flush()
+    status, body = await ready(gateway)
+    assert (status, body["status"]) == expected
+    assert body["checks"]["supabase"]["error"] == "database_not_writable"
+    # No traffic reaches what is not ready: readiness itself must find out that it is over.
+    gateway.records.call = call  # type: ignore[method-assign]
+    assert (await ready(gateway))[1]["status"] == "ready"
+    assert list(gateway.records.seen) == ["smolt-9d08aa51"]
