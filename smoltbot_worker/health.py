@@ -16,21 +16,28 @@ from .ports import RecordsUnavailable
 
 CHECK_LIMIT_S = 2.0
 """Time for one check: below the 3 s that a probe waits."""
+TICK_LIMIT_S = 300.0
+"""A schedule that turns every minute and has not for this long is stuck."""
 
 
 class State:
     """Where this process is in its life; written by the host, read by the health routes."""
 
-    __slots__ = ("database_seen", "draining", "started")
+    __slots__ = ("database_seen", "draining", "last_tick", "started")
 
     def __init__(self) -> None:
         self.started = False
         self.draining = False
         self.database_seen = False
+        self.last_tick: float | None = None
+        """When the schedule turned last, by ``time.monotonic``; None without one."""
 
 
 def live(env: Env) -> Response:
-    """200: whoever can answer this is not deadlocked."""
+    """200: whoever can answer this is not deadlocked; 503 when the schedule has not turned for five minutes."""
+    turned = env.state.last_tick
+    if turned is not None and time.monotonic() - turned > TICK_LIMIT_S:
+        return json_answer(503, {"status": "stuck", "reason": "the schedule does not turn"})
     return json_answer(200, {"status": "ok", "timestamp": iso(env.clock())})
 
 
@@ -55,15 +62,18 @@ def summary(env: Env) -> Response:
 async def ready(env: Env) -> Response:
     """Whether this process should get traffic, with one entry per dependency."""
     state = env.state
-    if not state.started or state.draining:
-        reason = "shutting down" if state.draining else "starting"
-        return json_answer(503, {"status": "not_ready", "reason": reason, "checks": {}, "timestamp": iso(env.clock())})
+    if state.draining:
+        body = {"status": "not_ready", "reason": "shutting down", "checks": {}, "timestamp": iso(env.clock())}
+        return json_answer(503, body)
     redis, database = await asyncio.gather(_check_kv(env), _check_records(env))
     checks = {"redis": redis, "supabase": database, "license": _check_license(env)}
     status = "ready" if all(check["ok"] for check in checks.values()) else "degraded"
     if not database["ok"] and (not state.database_seen or env.db_failure_mode == "closed"):
         status = "not_ready"
     body = {"status": status, "checks": checks, "timestamp": iso(env.clock())}
+    if not state.started:
+        body |= {"status": "not_ready", "reason": "starting"}
+        return json_answer(503, body)
     return json_answer(503 if status == "not_ready" else 200, body)
 
 

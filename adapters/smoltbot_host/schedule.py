@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ async def run(runtime: Runtime, env: Env, sleep: Callable[[float], object] = asy
     """Run for ever; a failed run is logged and the next one comes a minute later."""
     last = 0
     while True:
+        env.state.last_tick = time.monotonic()
         now = env.clock()
         due = (int(now) // 60 + 1) * 60
         if due == last:

@@ -97,7 +97,6 @@ async def _prepare_records(env: Env, values: dict[str, Any]) -> None:
             await env.records.call("ping", {})
         except (StoreUnavailable, RecordsUnavailable) as error:
             env.agents.mark(False, str(error))
-            env.state.started = True
             await asyncio.sleep(_RETRY_S)
             continue
         env.state.database_seen = env.state.started = True
@@ -135,6 +134,8 @@ def _on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
+    # Settings are read at the start only, for now; a hang-up must not end a service that somebody tried to reload.
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP ignored: restart to read the settings again")
 
 
 def _cannot_listen(error: BaseException | None, values: dict[str, Any]) -> int:

@@ -82,7 +82,11 @@ class AiohttpHost:
         finally:
             listener.close()
             for connection in server.connections:
+                # An orderly close would wait for a client that does not read; an abort cancels its handler now.
+                transport = connection.transport
                 connection.force_close()
+                if transport is not None:
+                    transport.abort()
             # Cancelled handlers need a turn of the loop to close what they hold.
             for _ in range(100):
                 if not self._in_flight:

@@ -18,14 +18,15 @@ def bearer(value: bytes | None) -> bytes | None:
     return match[1] if match else None
 
 
-def query_key(query: str) -> bytes | None:
-    """The value of ``key=`` in a raw query string, or None. The query itself is not changed."""
+def query_keys(query: str) -> set[bytes]:
+    """The values of ``key=`` in a raw query string, empty ones left out. The query itself is not changed."""
     if "key=" not in query:
-        return None
-    for part in query.split("&"):
-        if part.startswith("key=") and len(part) > 4:
-            return unquote_to_bytes(part[4:].replace("+", " ").encode("utf-8", "surrogateescape"))
-    return None
+        return set()
+    return {
+        unquote_to_bytes(part[4:].replace("+", " ").encode("utf-8", "surrogateescape"))
+        for part in query.split("&")
+        if part.startswith("key=") and len(part) > 4
+    }
 
 
 def digest_of(key: bytes, name: str | None) -> str:

@@ -12,6 +12,9 @@ from worker_compat.streams import ByteSource
 
 from .providers import Provider
 
+CLIENT_CLOSED = 499
+"""The status on record when the client left before there was one (nginx's convention)."""
+
 
 class Exchange:
     """What is known of an exchange so far; emits one :class:`ExchangeEnded` when it is over."""
@@ -69,6 +72,8 @@ class Exchange:
         if self._ended:
             return
         self._ended = True
+        if not self.status:
+            self.status = CLIENT_CLOSED
         agent = self._agent
         self._telemetry.emit(
             ExchangeEnded(

@@ -16,6 +16,8 @@ _REQUEST_NOTES = frozenset(
 _RESPONSE_NOTES = frozenset((b"content-type", b"request-id", b"x-request-id"))
 _FORWARDED_NOTES = frozenset((b"x-api-key", b"authorization", b"x-goog-api-key", b"origin"))
 _MAX_MEMO = 4096
+REPEATED = b":repeated"
+"""Among the notes: the noted names that came more than once with different values."""
 
 
 class Filter:
@@ -44,8 +46,11 @@ class Filter:
                 kept.append(line)
             elif kind == _CONNECTION:
                 connection = connection + b"," + value if connection else value
-            if noted and key not in notes:
-                notes[key] = value
+            if noted:
+                if key not in notes:
+                    notes[key] = value
+                elif notes[key] != value:
+                    notes[REPEATED] = notes.get(REPEATED, b"") + key + b" "
         if connection and connection.lower() not in (b"close", b"keep-alive"):
             kept = _without_named(kept, connection)
         return kept, notes

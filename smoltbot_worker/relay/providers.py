@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,15 @@ PROVIDERS = {
 
 
 def is_generation(provider: Provider, method: str, path: str) -> bool:
-    """Whether a request asks a model to speak; everything else is relayed and not looked at."""
-    return method == "POST" and provider.generation.match(path) is not None
+    """Whether a request asks a model to speak; everything else is relayed and not looked at.
+
+    Judged by what a lenient server may read in the path, so that no spelling of it slips past.
+    """
+    if method != "POST":
+        return False
+    if "%" in path or "//" in path or path.endswith("/"):
+        path = "/" + "/".join(part for part in unquote(path).split("/") if part)
+    return provider.generation.match(path) is not None
 
 
 def streams(provider: Provider, path: str, content_type: bytes | None) -> bool:

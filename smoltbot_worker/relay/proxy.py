@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from smoltbot_worker import answers
 from smoltbot_worker.admission.agents import Agent
-from smoltbot_worker.admission.identity import bearer, digest_of, query_key, valid_name
+from smoltbot_worker.admission.identity import bearer, digest_of, query_keys, valid_name
 from smoltbot_worker.env import Env
 from smoltbot_worker.events import UpstreamFailed
 from worker_compat.context import ExecutionContext
@@ -17,7 +17,7 @@ from worker_compat.runtime import fetch
 from worker_compat.streams import ReadableStream
 
 from .exchange import BodyTooLarge, Exchange, Limited, Tap
-from .headers import REQUEST, RESPONSE, Lines
+from .headers import REPEATED, REQUEST, RESPONSE, Lines
 from .providers import Provider, is_generation, streams
 
 _VERDICT = b"X-AIP-Verdict"
@@ -86,7 +86,7 @@ async def admit(
         raise _refused(400, "Invalid agent name", "invalid_request", message="An agent's name must not be its key")
     digest = digest_of(key, name)
     agent = env.agents.known(digest)
-    if agent is None:
+    if agent is None or (env.db_failure_mode == "closed" and not env.agents.available):
         agent = await env.agents.find(digest, name, ctx)
         if agent is None:
             if env.db_failure_mode == "closed":
@@ -179,15 +179,26 @@ def _agent_name(route: Route, notes: dict[bytes, bytes]) -> str | None:
 
 
 def _provider_key(provider: Provider, notes: dict[bytes, bytes], query: str) -> bytes:
-    """The key that decides who it is; :class:`Refused` without one."""
+    """The key that decides who it is; :class:`Refused` without one, or with two where one side may read the other."""
+    repeated = notes.get(REPEATED, b"")
+    if b"api-key" in repeated or b"authorization" in repeated:
+        raise _two_keys()
     key = notes.get(provider.key_header) if provider.key_header else None
     if not key and provider.bearer:
         key = bearer(notes.get(b"authorization"))
-    if not key and provider.query_key:
-        key = query_key(query)
+    if provider.query_key:
+        found = query_keys(query) | ({key} if key else set())
+        if len(found) > 1:
+            raise _two_keys()
+        key = next(iter(found), None)
     if not key:
         raise _refused(401, provider.missing_key, "authentication_error")
     return key
+
+
+def _two_keys() -> Refused:
+    message = "A request carries one key, or it is not clear whose it is; send each key header once"
+    return _refused(400, "More than one key", "invalid_request", message=message)
 
 
 def _looked_at(env: Env, agent: Agent) -> bool:

@@ -175,7 +175,7 @@ class TestClientLeft:
         await gateway.records.called.wait()
         await self.leave(asked)
         event = ended(gateway)
-        assert (event.status, event.outcome, event.agent_id, event.verdict) == (0, "client-left", "", "")
+        assert (event.status, event.outcome, event.agent_id, event.verdict) == (499, "client-left", "", "")
         await gateway.runtime.background.drain(0)
 
     async def test_before_the_provider_answers(self) -> None:
@@ -191,7 +191,7 @@ class TestClientLeft:
         await asked_it.wait()
         await self.leave(asked)
         event = ended(gateway)
-        assert (event.status, event.outcome, event.agent_id) == (0, "client-left", AGENT)
+        assert (event.status, event.outcome, event.agent_id) == (499, "client-left", AGENT)
         assert (event.ttfb_s, event.bytes_out) == (None, 0)
 
     async def test_in_the_middle_of_the_answer(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoltbot_worker.admission.agents import Agent
-from smoltbot_worker.admission.identity import bearer, digest_of, query_key, session_hour, session_id, valid_name
+from smoltbot_worker.admission.identity import bearer, digest_of, query_keys, session_hour, session_id, valid_name
 
 KEY = b"sk-ant-example-000"
 EIGHT = 1_778_400_000.0  # 2026-05-10T08:00:00Z
@@ -66,7 +66,7 @@ class TestQueryKey:
             ("key=one", b"one"),
             ("alt=sse&key=one", b"one"),
             ("key=one&alt=sse", b"one"),
-            ("key=one&key=two", b"one"),
+            ("key=one&key=one", b"one"),
             ("key=&key=two", b"two"),
             ("key=a%2Fb%3D", b"a/b="),
             ("key=a+b", b"a b"),
@@ -84,7 +84,10 @@ class TestQueryKey:
         ],
     )
     def test_keys(self, query: str, key: bytes | None) -> None:
-        assert query_key(query) == key
+        assert query_keys(query) == ({key} if key else set())
+
+    def test_two_keys_are_two(self) -> None:
+        assert query_keys("key=one&alt=sse&key=two") == {b"one", b"two"}
 
 
 class TestNames:

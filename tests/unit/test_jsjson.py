@@ -105,9 +105,7 @@ def test_values_print_as_in_javascript(value: object, text: str) -> None:
 def test_array_indices_come_first_in_an_object() -> None:
     names = ["b", "2", "1", "01", "4294967294", "4294967295", "-1", "1.5", "__proto__", "0", "٣"]
     text = stringify(dict.fromkeys(names, 0))
-    assert text == (
-        '{"0":0,"1":0,"2":0,"4294967294":0,"b":0,"01":0,"4294967295":0,"-1":0,"1.5":0,"__proto__":0,"٣":0}'
-    )
+    assert text == ('{"0":0,"1":0,"2":0,"4294967294":0,"b":0,"01":0,"4294967295":0,"-1":0,"1.5":0,"__proto__":0,"٣":0}')
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {None: 1}, {"a": {(): 1}}])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoltbot_worker.relay import headers
-from smoltbot_worker.relay.headers import REQUEST, RESPONSE, Filter
+from smoltbot_worker.relay.headers import REPEATED, REQUEST, RESPONSE, Filter
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -120,7 +120,8 @@ class TestNotes:
         for spelling in spellings(name):
             kept, notes = REQUEST.split([(spelling, b"1"), (name.encode(), b"2")])
             assert names(kept) == [spelling, name.encode()]
-            assert notes == {name.encode(): b"1"}
+            assert notes == {name.encode(): b"1", REPEATED: name.encode() + b" "}
+            assert REQUEST.split([(spelling, b"1"), (name.encode(), b"1")])[1] == {name.encode(): b"1"}
 
     @pytest.mark.parametrize("name", ["x-smoltbot-agent", "x-mnemom-agent", "upgrade"])
     def test_noted_and_dropped(self, name: str) -> None:

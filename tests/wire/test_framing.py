@@ -229,6 +229,7 @@ async def test_the_answer_may_come_before_the_request_is_complete(stack: Stack) 
 
 async def test_a_pooled_connection_that_died_is_replaced_where_a_second_send_does_no_harm(stack: Stack) -> None:
     """The provider closes after its first answer without saying so; the next request finds out only by writing."""
+
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for answers in (True, False):
             message = await read_head(reader)
