@@ -13,8 +13,8 @@ run: $(VENV)/.run ## the gateway on embedded defaults: ./data, port 8787
 	@exec $(BIN)/smoltbot serve
 
 test: check system ## everything that CI runs
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/faults
-	$(BIN)/pytest tests/faults # alone: they measure time and memory of a process
+	$(BIN)/pytest -m "not alone" --numprocesses 2 --dist worksteal
+	$(BIN)/pytest -m alone
 
 check: $(VENV)/.dev ## lint, format, types, import contracts
 	$(BIN)/ruff check .

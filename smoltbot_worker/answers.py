@@ -42,7 +42,7 @@ def iso(now: float) -> str:
 def json_answer(status: int, body: Any, lines: Iterable[tuple[bytes, bytes]] = ()) -> Response:
     """A JSON response with further header lines."""
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response.from_raw(status, "", [_JSON, *lines], data)
+    return Response.from_raw(status, None, [_JSON, *lines], data)
 
 
 def error_answer(
@@ -61,7 +61,7 @@ def preflight(origins: tuple[str, ...], origin: str | None) -> Response:
         (b"Access-Control-Expose-Headers", _EXPOSE_HEADERS),
         (b"Access-Control-Max-Age", b"86400"),
     ]
-    return Response.from_raw(204, "", lines, None)
+    return Response.from_raw(204, None, lines, None)
 
 
 def cors(origins: tuple[str, ...], origin: str | None) -> Lines:

@@ -78,10 +78,14 @@ def _base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _card(text: str) -> dict[str, Any]:
     try:
-        card = json.loads(text)
-    except ValueError:
+        card = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
         raise ValueError("is not JSON") from None
     if not isinstance(card, dict):
         raise ValueError("is not a JSON object")
@@ -98,10 +102,10 @@ def _origins(text: str) -> tuple[str, ...]:
 def _json_file(text: str) -> str:
     try:
         with open(text, "rb") as file:  # noqa: PTH123 - pathlib costs an import at start
-            json.loads(file.read())
+            json.loads(file.read(), parse_constant=_no_constant)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("is not a JSON file") from None
     return text
 

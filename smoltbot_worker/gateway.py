@@ -67,7 +67,7 @@ class Default(WorkerEntrypoint):
                 return health.startup(env)
             if path == "/metrics" and env.metrics_page is not None:
                 content_type, page = env.metrics_page()
-                return Response.from_raw(200, "", [(b"Content-Type", content_type.encode())], page)
+                return Response.from_raw(200, None, [(b"Content-Type", content_type.encode())], page)
             if path == "/models.json" and env.relays:
                 return _models(env.models_file)
         return answers.error_answer(404, "Not found", "not_found", message=_ROUTES if env.relays else _NO_PROXY)
@@ -82,7 +82,7 @@ class Default(WorkerEntrypoint):
         if not counted:
             path = request.target.partition("?")[0]
             env.telemetry.emit(RequestAnswered(request.method, path, response.status, request_id))
-        return Response.from_raw(response.status, response.status_text, lines, response._release())
+        return Response.from_raw(response.status, response.reason, lines, response._release())
 
 
 def find_route(target: str) -> Route | None:
@@ -122,4 +122,4 @@ def _models_text(path: str) -> bytes:
 
 def _models(path: str) -> Response:
     lines = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"public, max-age=3600")]
-    return Response.from_raw(200, "", lines, _models_text(path))
+    return Response.from_raw(200, None, lines, _models_text(path))

@@ -29,7 +29,7 @@ class Response(Body):
     https://developers.cloudflare.com/workers/runtime-apis/response/
     """
 
-    __slots__ = ("_headers", "redirected", "status", "status_text", "url")
+    __slots__ = ("_headers", "reason", "redirected", "status", "status_text", "url")
     type = "default"
 
     def __init__(
@@ -52,6 +52,7 @@ class Response(Body):
         Body.__init__(self, content)
         self.status = code
         self.status_text = status_text
+        self.reason: str | None = status_text or None
         self.url = ""
         self.redirected = False
         self._headers = Headers(headers)
@@ -62,7 +63,7 @@ class Response(Body):
     def from_raw(
         cls,
         status: int,
-        status_text: str,
+        status_text: str | None,
         headers: RawHeaders,
         body: bytes | ReadableStream | None,
         *,
@@ -74,7 +75,8 @@ class Response(Body):
         self._content = body
         self._used = False
         self.status = status
-        self.status_text = status_text
+        self.status_text = status_text or ""
+        self.reason = status_text
         self.url = url
         self.redirected = False
         self._headers = Headers.from_raw(headers, immutable=immutable)
@@ -121,7 +123,7 @@ class Response(Body):
 
     def clone(self) -> Response:
         """A second response with its own copy of the body; immutable headers stay so."""
-        copy = Response.from_raw(self.status, self.status_text, (), self._split(), url=self.url)
+        copy = Response.from_raw(self.status, self.reason, (), self._split(), url=self.url)
         copy._headers = self._headers.clone()
         copy.redirected = self.redirected
         return copy

@@ -6,6 +6,7 @@ The host is imported only by the commands that need it, so that help is quick.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -35,6 +36,9 @@ def main() -> None:
 )
 def serve(host: str | None, port: int | None, role: str | None) -> None:
     """Run the gateway until SIGTERM. With no settings at all it uses ./data and port 8787."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Until the gateway takes over: nothing is in flight yet, and PID 1 has no default of its own.
+        signal.signal(number, lambda received, _: os._exit(128 + received))
     from smoltbot_host.serve import serve as run
 
     given = {"HOST": host, "PORT": None if port is None else str(port), "SMOLTBOT_ROLE": role}

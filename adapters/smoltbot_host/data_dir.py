@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +21,29 @@ GENERATED: dict[str, Callable[[], str]] = {
 def prepare(path: str) -> list[str]:
     """Make the folder and its keys; the names of the files that were made now.
 
-    A file that exists is never touched. ``ConfigError`` says what cannot be written.
+    A file that exists is never touched. ``ConfigError`` says what cannot be written, and which key is damaged: better
+    now than when it is first needed.
     """
     folder = Path(path)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return [name for name, make in GENERATED.items() if _create(folder / name, make())]
+        made = [name for name, make in GENERATED.items() if _create(folder / name, make())]
+        for name in GENERATED:
+            _check(folder / name)
+        return made
     except OSError as error:
         raise ConfigError(
             f"DATA_DIR {path!r} cannot be used ({error.strerror}); point DATA_DIR at a folder that this user may write"
         ) from error
+
+
+def _check(file: Path) -> None:
+    shape = r"[0-9a-fA-F]{64}" if file.suffix == ".key" else r"\S{16,}"
+    if not re.fullmatch(shape, file.read_text(errors="replace").strip()):
+        raise ConfigError(
+            f"{file} is damaged; restore it from a backup, or move it away to have a new one made "
+            "(what the old key signed or sealed needs the old key)"
+        )
 
 
 def _create(file: Path, text: str) -> bool:

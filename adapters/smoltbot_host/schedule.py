@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from smoltbot_worker import observer
 from smoltbot_worker.env import Env
+from smoltbot_worker.ports import RecordsUnavailable
 from worker_compat.runtime import Runtime
 
 log = logging.getLogger("smoltbot")
@@ -36,5 +37,7 @@ async def run(runtime: Runtime, env: Env, sleep: Callable[[float], object] = asy
         await sleep(due - now)  # type: ignore[misc] # asyncio.sleep, or a fake clock's
         try:
             await runtime.scheduled(observer.Default, env, ScheduledController(due * 1000, observer.CRON))
+        except RecordsUnavailable:
+            log.warning("the scheduled run of %s was skipped: the database is unavailable", observer.CRON)
         except Exception as error:
             log.error("the scheduled run of %s failed", observer.CRON, exc_info=error)

@@ -40,15 +40,20 @@ _WORDS = frozenset(
     anthropic openai gemini""".split()
 )
 
+_ACTIONS = frozenset(
+    """generateContent streamGenerateContent countTokens embedContent batchEmbedContents batchGenerateContent predict
+    cancel""".split()
+)
+
 
 @lru_cache(maxsize=4096)
 def _shown(path: str) -> str:
     """A path for a log line. It is the client's text, where a key may have slipped in: only known words are shown."""
     segments = []
     for segment in path.split("/"):
-        name, colon, action = segment.partition(":")
+        name, _, action = segment.partition(":")
         shown = name if name in _WORDS or not name else "*"
-        segments.append(f"{shown}:{action}" if colon and action.isalpha() and len(action) < 32 else shown)
+        segments.append(f"{shown}:{action}" if action in _ACTIONS else shown)
     return "/".join(segments[:12])
 
 

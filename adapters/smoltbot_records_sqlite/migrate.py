@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import sqlite3
 import time
@@ -98,6 +99,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _open(path: Path, deadline: float) -> sqlite3.Connection:
+    # SQLite would make the file by the umask; its journals take the file's mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     while True:
         try:
             connection = connect(path, busy_timeout_s=0, create=True)

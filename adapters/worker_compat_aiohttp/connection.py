@@ -30,6 +30,8 @@ _HOST = re.compile(r"[A-Za-z0-9.\-_~:\[\]%]*\Z")
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 _PROBE_S = 0.25
 _LINGER_S = 2.0
+_MAX_HEAD = 128 * 1024
+"""Bytes of a request's head, all lines together; what waits for the rest of one counts as held."""
 _STALL_S = 300.0
 """How long a client may leave everything written to it unread."""
 
@@ -45,7 +47,18 @@ class BadRequest(Exception):
 class Connection(RequestHandler):
     """Serves the requests of one connection, one after the other."""
 
-    __slots__ = ("_answer", "_chunked", "_half_closed", "_held", "_host", "_spoiled", "_stall", "_surplus", "_tail")
+    __slots__ = (
+        "_answer",
+        "_chunked",
+        "_half_closed",
+        "_head",
+        "_held",
+        "_host",
+        "_spoiled",
+        "_stall",
+        "_surplus",
+        "_tail",
+    )
 
     def __init__(self, host: AiohttpHost, server: Any, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         # None switches aiohttp's own access log off.
@@ -57,6 +70,7 @@ class Connection(RequestHandler):
         self._half_closed = False
         self._surplus = False
         self._held = 0
+        self._head = 0
         self._answer: Answer | None = None
         self._stall: asyncio.TimerHandle | None = None
 
@@ -71,15 +85,35 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._host.dismiss()
         self._forget_held()
+        self._host.held -= self._head
+        self._head = 0
         # The handler is cancelled (handler_cancellation of the server), and with it everything it waits for.
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         before = len(self._messages)
         super().data_received(data)
-        if self._chunked is None and len(self._messages) == before:
-            return
+        if len(self._messages) == before:
+            if not self._receives_body():
+                self._hold_head(len(data))
+            if self._chunked is None:
+                return
+        elif self._head:
+            self._host.held -= self._head
+            self._head = 0
         self._watch_trailers(data, before)
+
+    def _receives_body(self) -> bool:
+        if self._messages:
+            return not self._messages[-1][1].is_eof()
+        return self._close or (self._answer is not None and not self._answer.received())
+
+    def _hold_head(self, size: int) -> None:
+        """Part of a request's head waits in the parser: it counts, and it has an end."""
+        self._head += size
+        self._host.held += size
+        if self._head > _MAX_HEAD or self._host.held > self._host.max_held_bytes:
+            self.force_close()
 
     def _watch_trailers(self, data: bytes, before: int) -> None:
         """Find out whether a chunked request ended in anything but an empty trailer section.

@@ -12,7 +12,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from worker_compat.errors import ConnectionLost, FetchError
 from worker_compat.headers import RawHeaders
 from worker_compat.request import Request
-from worker_compat.response import NULL_BODY_STATUSES, Response
+from worker_compat.response import Response
 from worker_compat.streams import ByteSource, ReadableStream
 
 from . import wire
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 log = logging.getLogger("worker_compat_aiohttp")
+
+BODY_IDLE_S = 300.0
+"""How long a client may pause in the middle of its request body."""
 
 
 class Answer:
@@ -43,7 +46,8 @@ class Answer:
         """The request, its body unread."""
         self._method = message.method
         self._http10 = message.version is HttpVersion10
-        self._keep_alive = not message.should_close
+        # Who was one too many makes room, so that a retry finds out whether there is some by now.
+        self._keep_alive = not message.should_close and overload != "connections"
         body: ReadableStream | None = None
         payload = self._payload
         headers = message.headers
@@ -112,7 +116,7 @@ class Answer:
         await self.send(response)
 
     async def _send(self, response: Response, source: ByteSource | None, whole: bytes | None) -> None:
-        bodiless = self._method == "HEAD" or response.status in NULL_BODY_STATUSES
+        bodiless = self._method == "HEAD" or response.status in wire.BODILESS
         if not self._payload.is_eof():
             # Answered before the request was read: what the client still sends is nobody's.
             self._keep_alive = False
@@ -161,7 +165,7 @@ class Answer:
         elif self._http10:
             extra = wire.KEEP_ALIVE
         return wire.response_head(
-            response.status, response.status_text, response.headers.raw, length, keep_length=bodiless, extra=extra
+            response.status, response.reason, response.headers.raw, length, keep_length=bodiless, extra=extra
         )
 
     def _write(self, data: bytes) -> None:
@@ -181,6 +185,11 @@ class Answer:
         else:
             transport.close()  # what was written goes out first; the missing end says the rest
 
+    def give_up(self) -> None:
+        """The client owes bytes and does not send them: end its connection."""
+        if self._connection.transport is not None:
+            self._connection.transport.abort()
+
     def ask_for_body(self) -> None:
         """Send ``100 Continue`` once, when somebody wants the body of a client that waits for it."""
         if self._continue and not self._head_sent and self._connection.transport is not None:
@@ -189,8 +198,10 @@ class Answer:
                 self._connection.transport.write(wire.CONTINUE)
 
     def _inform(self, status: int, status_text: str, headers: RawHeaders) -> None:
-        if not self._head_sent and self._connection.transport is not None:
-            self._connection.transport.write(wire.informational_head(status, status_text, headers))
+        connection = self._connection
+        # A client that does not read gets none: they are optional, and must not pile up.
+        if not self._head_sent and not connection.writing_paused and connection.transport is not None:
+            connection.transport.write(wire.informational_head(status, status_text, headers))
 
 
 class RequestBody(ByteSource):
@@ -206,7 +217,13 @@ class RequestBody(ByteSource):
     async def pull(self) -> bytes:
         self._answer.ask_for_body()
         try:
-            return await read_chunk(self._payload)
+            if self._payload._buffer:
+                return self._payload._read_nowait(-1)
+            async with asyncio.timeout(BODY_IDLE_S):
+                return await read_chunk(self._payload)
+        except TimeoutError:
+            self._answer.give_up()
+            raise ConnectionLost("the client stopped sending its request") from None
         except Exception as error:
             raise ConnectionLost(f"the client's body broke off: {type(error).__name__}") from error
 

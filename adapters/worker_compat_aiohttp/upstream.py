@@ -15,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from worker_compat.errors import ConnectionLost, FetchError, FetchTimeout, ProtocolError
 from worker_compat.request import Request
-from worker_compat.response import NULL_BODY_STATUSES, Response
+from worker_compat.response import Response
 from worker_compat.streams import ByteSource, ReadableStream
 
 from . import wire
@@ -28,6 +28,7 @@ MAX_RESPONSE_HEADERS = 2048
 MAX_RESPONSE_FIELD = 128 * 1024
 _REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 _CONTINUE_WAIT_S = 1.0
+_MAX_INFORMATIONAL = 32
 
 
 class UpstreamProtocol(ResponseHandler):
@@ -51,8 +52,8 @@ class Exchange:
     """Sends one request, gives its response, and ends by releasing or closing the connection, once."""
 
     __slots__ = (
-        "_connection", "_content", "_continued", "_fetcher", "_length", "_origin", "_protocol", "_request", "_reused",
-        "_source", "_target", "_upload",
+        "_answered", "_connection", "_content", "_continued", "_fetcher", "_length", "_origin", "_protocol",
+        "_request", "_reused", "_source", "_target", "_upload",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class Exchange:
         self._continued: asyncio.Event | None = None
         self._connection: Connection | None = None
         self._reused = False
+        self._answered = False
 
     def may_retry(self) -> bool:
         """Only once the pool gave us a connection that had died, and where a second send does no harm.
@@ -89,7 +91,7 @@ class Exchange:
         """Send the request on ``connection`` and wait for the head of the response."""
         protocol = connection.protocol
         assert isinstance(protocol, UpstreamProtocol)
-        self._connection, self._protocol = connection, protocol
+        self._connection, self._protocol, self._answered = connection, protocol, False
         self._reused = protocol.served > 0
         protocol.served += 1
         try:
@@ -139,6 +141,8 @@ class Exchange:
             if self._continued is not None:
                 # Nothing is asked of the client before the upstream asked for it, or after a second, as clients do.
                 await _within(self._continued.wait(), _CONTINUE_WAIT_S)
+            # While the client takes its time nothing is owed by the upstream.
+            self.watchdog.unwatch(protocol)
             while data := await source.pull():
                 if protocol.transport is None:
                     return  # the reading side knows why
@@ -146,10 +150,11 @@ class Exchange:
                 if protocol.writing_paused:
                     async with asyncio.timeout(limit_s):
                         await protocol._drain_helper()
-                self._fetcher.watchdog.watch(protocol, "first-byte")
             if chunked and protocol.transport is not None:
                 protocol.transport.write(wire.LAST_CHUNK)
             self._source = None
+            if not self._answered:
+                self.watchdog.watch(protocol, "first-byte")
         except TimeoutError:
             fail(protocol, FetchTimeout("idle", limit_s))
         except (FetchError, ConnectionError) as error:
@@ -162,20 +167,24 @@ class Exchange:
         watchdog = self._fetcher.watchdog
         watchdog.watch(protocol, "first-byte")
         try:
-            while True:
+            for _ in range(_MAX_INFORMATIONAL):
                 message, payload = await protocol.read()
                 if message.code >= 200:
                     return message, payload
                 self._informational(message)
+            raise ProtocolError("one 1xx answer after the other and no final one")
         except HttpProcessingError:
             # Not chained: aiohttp quotes the bytes that it could not read.
             raise ProtocolError("what came back is not a valid HTTP response") from None
         except (aiohttp.ClientError, ConnectionError, aiohttp.EofStream) as error:
             raise ConnectionLost("the connection was closed before a response came") from error
         finally:
+            self._answered = True
             watchdog.unwatch(protocol)
 
     def _informational(self, message: RawResponseMessage) -> None:
+        if message.code < 100:
+            raise ProtocolError("a status that HTTP does not have")
         if message.code == 101:
             raise ProtocolError("the upstream switched protocols unasked")
         if message.code == 100:
@@ -190,8 +199,12 @@ class Exchange:
         if b"\r" in text or b"\n" in text:
             # The response parser is lenient; a line break inside a value would become a header of its own.
             raise ProtocolError("a response header contains a line break")
+        if hdrs.TRANSFER_ENCODING in message.headers:
+            codings = [coding.lower() for coding in message.headers.getall(hdrs.TRANSFER_ENCODING)]
+            if codings != ["chunked"]:
+                raise ProtocolError("a transfer coding other than chunked")
         body: ReadableStream | None = None
-        if self._request._method == "HEAD" or message.code in NULL_BODY_STATUSES:
+        if self._request._method == "HEAD" or message.code in wire.BODILESS:
             self.finish()
         elif payload is EMPTY_PAYLOAD:
             self.finish()
@@ -216,6 +229,7 @@ class Exchange:
         if self._upload is not None and not self._upload.done():
             self.abandon(None)
         elif self._connection is not None:
+            self.watchdog.unwatch(self._protocol)
             connection, self._connection = self._connection, None
             connection.release()
 
@@ -227,6 +241,7 @@ class Exchange:
             source, self._source = self._source, None
             source.close(reason)
         if self._connection is not None:
+            self.watchdog.unwatch(self._protocol)
             connection, self._connection = self._connection, None
             connection.close()
 

@@ -11,6 +11,8 @@ CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+BODILESS = frozenset((204, 304))
+"""Final statuses whose messages end with their head (RFC 9112, 6.3). A 205 is framed like any other."""
 
 # Framing belongs to one connection: whoever writes a head decides it anew.
 _FRAMING = frozenset(
@@ -55,14 +57,15 @@ def request_head(method: str, target: str, host: bytes, headers: RawHeaders, len
 
 
 def response_head(
-    status: int, status_text: str, headers: RawHeaders, length: int | None, *, keep_length: bool, extra: bytes
+    status: int, reason: str | None, headers: RawHeaders, length: int | None, *, keep_length: bool, extra: bytes
 ) -> bytes:
-    """The head of a response; ``extra`` is the connection line.
+    """The head of a response; ``extra`` is the connection line, ``reason`` None the usual one of the status.
 
     ``length``: None no framing line at all, -1 unknown (chunked), else the body's size. ``keep_length``:
     leave a Content-Length as it is, for answers to HEAD and statuses that have no body.
     """
-    reason = status_text or _REASONS.get(status, "")
+    if reason is None:
+        reason = _REASONS.get(status, "")
     if _UNSAFE_START.search(reason):
         raise UnsafeHead("the status text contains CR, LF or NUL")
     start = f"HTTP/1.1 {status} {reason}\r\n".encode("utf-8", "surrogateescape")

@@ -109,8 +109,8 @@ class Tap(ByteSource):
     async def pull(self) -> bytes:
         try:
             chunk = await self._source.pull()
-        except FetchError:
-            self._exchange.end("upstream-broke")
+        except FetchError as error:
+            self._exchange.end("refused" if isinstance(error, BodyTooLarge) else "upstream-broke")
             raise
         if chunk:
             self._exchange.relayed(chunk)
@@ -136,7 +136,7 @@ class Tap(ByteSource):
         self._exchange.end("client-left")
 
 
-class BodyTooLarge(Exception):
+class BodyTooLarge(FetchError):
     """A request body went over ``MAX_BODY_BYTES`` while it was passing."""
 
 
@@ -163,5 +163,5 @@ class Limited(ByteSource):
     def _counted(self, chunk: bytes) -> bytes:
         self._left -= len(chunk)
         if self._left < 0:
-            raise BodyTooLarge
+            raise BodyTooLarge("the request body is larger than MAX_BODY_BYTES")
         return chunk

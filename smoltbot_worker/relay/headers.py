@@ -71,10 +71,10 @@ class Filter:
 
 
 def _without_named(lines: Lines, connection: bytes) -> Lines:
-    """Without the hop-by-hop lines that ``Connection`` names; it cannot name framing or identity away."""
-    named = {token.strip() for token in connection.lower().split(b",")} - _FORWARDED_NOTES - {b"content-length"}
-    return [line for line in lines if line[0].lower() not in named]
+    """Without the hop-by-hop lines that ``Connection`` names; it cannot name identity or content away."""
+    named = {token.strip() for token in connection.lower().split(b",")} - _FORWARDED_NOTES
+    return [line for line in lines if line[0].lower() not in named or line[0][:8].lower() == b"content-"]
 
 
 REQUEST = Filter(_REQUEST_NOTES, (*_OURS, b"proxy-", b"cf-aig-"))
-RESPONSE = Filter(_RESPONSE_NOTES, (*_OURS, b"proxy-"))
+RESPONSE = Filter(_RESPONSE_NOTES, (*_OURS, b"x-policy-verdict", b"proxy-"))

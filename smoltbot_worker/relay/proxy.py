@@ -78,7 +78,7 @@ async def admit(
     """Who sends this, and may it pass; :class:`Refused` otherwise."""
     if request.overload is not None:
         raise _refused(503, "Gateway overloaded", "overloaded", (b"Retry-After", b"1"), reason=request.overload)
-    if notes.get(b"upgrade", b"").lower() == b"websocket":
+    if b"websocket" in notes.get(b"upgrade", b"").lower():
         raise _refused(501, "WebSocket is not supported; use the HTTP endpoints", "invalid_request")
     name = _agent_name(route, notes)
     key = _provider_key(route.provider, notes, query)
@@ -104,8 +104,14 @@ async def forward(request: Request, env: Env, route: Route, lines: Lines, agent:
     body = request.body
     if body is not None and exchange.generation and _looked_at(env, agent):
         body = _limited(body, env)
+    inform = request.informational
     onward = Request.outgoing(
-        env.upstream(route.provider.name) + route.target, exchange.method, lines, body, request.informational
+        env.upstream(route.provider.name) + route.target,
+        exchange.method,
+        lines,
+        body,
+        # A 1xx is an answer too: what only the gateway may say does not pass in it either.
+        inform and (lambda status, text, raw: inform(status, text, RESPONSE.split(raw)[0])),
     )
     try:
         response = await fetch(onward)
@@ -134,7 +140,7 @@ def inspect(upstream: Response, env: Env, exchange: Exchange, notes: dict[bytes,
         exchange.end("complete")
     else:
         body = ReadableStream(Tap(body.detach(), exchange))
-    return Response.from_raw(upstream.status, upstream.status_text, lines, body)
+    return Response.from_raw(upstream.status, upstream.reason, lines, body)
 
 
 def _judge(env: Env, exchange: Exchange) -> None:
@@ -170,7 +176,7 @@ def _agent_name(route: Route, notes: dict[bytes, bytes]) -> str | None:
     name = route.agent_name
     if name is None:
         header = notes.get(b"x-smoltbot-agent") or notes.get(b"x-mnemom-agent")
-        if header is None:
+        if not header:
             return None
         name = header.decode("latin-1")
     if not valid_name(name):
@@ -251,4 +257,4 @@ def _refuse(response: Response, env: Env, exchange: Exchange, notes: dict[bytes,
     lines += answers.cors(env.cors_allow_origins, None if origin is None else origin.decode("latin-1"))
     lines += _own_lines(env, exchange)
     exchange.refused(response.status)
-    return Response.from_raw(response.status, "", lines, response._release())
+    return Response.from_raw(response.status, None, lines, response._release())

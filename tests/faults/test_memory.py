@@ -16,6 +16,8 @@ from tests.wire.raw import RawClient
 
 from .ask import ask, get, post, script
 
+pytestmark = pytest.mark.alone
+
 _READERS = scaled(100, 200)
 _SIZE = scaled(20, 50) * 1024 * 1024
 _ALLOWED = scaled(60, 120) * 1024 * 1024
@@ -57,7 +59,7 @@ async def test_connections_beyond_the_limit_are_told_so(tmp_path: Path, upstream
         for client in idle:
             assert (await client.request(post())).status == 200
         refused = await ask(gateway, post())
-        assert (refused.status, refused.get(b"retry-after")) == (503, b"1")
+        assert (refused.status, refused.get(b"retry-after"), refused.get(b"connection")) == (503, b"1", b"close")
         assert json.loads(refused.body) == {
             "error": "Gateway overloaded", "type": "overloaded", "reason": "connections",
         }  # fmt: skip

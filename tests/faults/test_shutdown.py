@@ -9,11 +9,15 @@ import sqlite3
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.gateway_process import GatewayProcess
 from tests.provider.process import ProviderProcess
 from tests.wire.raw import Message, RawClient
 
 from .ask import STREAM, ask, post, ready, script
+
+pytestmark = pytest.mark.alone
 
 _STREAMS = 100
 

@@ -57,12 +57,21 @@ def test_later_starts_change_nothing(tmp_path: Path) -> None:
 
 
 def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
-    (tmp_path / "signing.key").write_text("mine")
+    (tmp_path / "signing.key").write_text("ab" * 32)
     (tmp_path / "signing.key").chmod(0o440)
-    (tmp_path / "queue.key").touch()
+    (tmp_path / "queue.key").write_text("cd" * 32)
     assert data_dir.prepare(str(tmp_path)) == ["admin.token"]
-    assert ((tmp_path / "signing.key").read_text(), mode(tmp_path / "signing.key")) == ("mine", 0o440)
-    assert (tmp_path / "queue.key").read_text() == ""
+    assert ((tmp_path / "signing.key").read_text(), mode(tmp_path / "signing.key")) == ("ab" * 32, 0o440)
+    assert (tmp_path / "queue.key").read_text() == "cd" * 32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_key_is_named_at_the_start(tmp_path: Path, name: str) -> None:
+    data_dir.prepare(str(tmp_path))
+    (tmp_path / name).write_text("bad")
+    with pytest.raises(ConfigError, match=f"{name} is damaged"):
+        data_dir.prepare(str(tmp_path))
+    assert (tmp_path / name).read_text() == "bad"
 
 
 def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path) -> None:
@@ -101,12 +110,12 @@ def test_a_race_that_is_lost_leaves_the_winner(tmp_path: Path, monkeypatch: pyte
     link = os.link
 
     def slower(source: Path, target: Path) -> None:
-        target.write_text("the other's")
+        target.write_text("ab" * 32)
         link(source, target)
 
     monkeypatch.setattr(os, "link", slower)
     assert data_dir.prepare(str(tmp_path)) == []
-    assert {(tmp_path / name).read_text() for name in NAMES} == {"the other's"}
+    assert {(tmp_path / name).read_text() for name in NAMES} == {"ab" * 32}
     assert files(tmp_path) == sorted(NAMES)
 
 

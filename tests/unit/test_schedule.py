@@ -100,17 +100,24 @@ async def test_what_a_run_is_told() -> None:
     ]
 
 
-@pytest.mark.parametrize("error", [RecordsUnavailable("locked"), ValueError("odd")])
-async def test_a_failure_is_logged_and_the_next_run_comes(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "said", "level"),
+    [
+        (RecordsUnavailable("locked"), "was skipped: the database is unavailable", logging.WARNING),
+        (ValueError("odd"), "failed", logging.ERROR),
+    ],
+)
+async def test_a_failure_is_logged_and_the_next_run_comes(
+    error: Exception, said: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(1_700_000_000.0, sleeps=3)
     world.failing = error
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         await world.run()
     assert len(world.runs) == 3
     assert world.gateway.telemetry.events == [CronRan("observer", "error")] * 3
-    mine = [record for record in caplog.records if record.name == "smoltbot"]
-    assert [record.getMessage() for record in mine] == ["the scheduled run of * * * * * failed"] * 3
-    assert str(error) in caplog.text
+    mine = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "smoltbot"]
+    assert mine == [(level, f"the scheduled run of * * * * * {said}")] * 3
 
 
 async def test_ending_is_no_failure() -> None:

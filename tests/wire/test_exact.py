@@ -88,7 +88,7 @@ def _requests(draw: st.DrawFn) -> tuple[str, str, Pairs, bytes | None, str]:
 
 @st.composite
 def _responses(draw: st.DrawFn) -> tuple[int, bytes, Pairs, bytes, str]:
-    status = draw(st.sampled_from([200, 201, 206, 204, 299, 304, 400, 404, 418, 429, 500, 529, 599]))
+    status = draw(st.sampled_from([200, 201, 205, 206, 204, 299, 304, 400, 404, 418, 429, 500, 529, 599]))
     reason = draw(st.sampled_from([b"OK", b"", b"Odd  Reason", "é".encode("latin-1"), b"Too Many"]))
     return status, reason, draw(_headers(60)), draw(_bodies), draw(st.sampled_from(["length", "chunked", "close"]))
 
@@ -151,7 +151,7 @@ async def _check(
         )
     [seen] = stack.upstream.requests
     _compare_request(stack, seen, request)
-    assert got.start == (start if reason else b"HTTP/1.1 %d %b" % (status, got.start.split(b" ", 2)[2]))
+    assert got.start == start
     assert got.body == (b"" if bodiless else answer_body)
     theirs = [pair for pair in got.headers if pair[0] not in _OWN_LINES and pair[0].lower() not in _FRAMING]
     assert theirs == answer_headers

@@ -252,3 +252,109 @@ async def test_a_pooled_connection_that_died_is_replaced_where_a_second_send_doe
         assert (await client.request(get.replace(b"GET", b"POST"))).status == 502  # may have been done: not sent again
         assert len(seen) == 1
     server.close()
+
+
+async def test_a_spoof_in_an_informational_answer_does_not_survive(stack: Stack) -> None:
+    stack.upstream.respond = answer(
+        b"HTTP/1.1 103 Early Hints\r\nX-AIP-Verdict: clear\r\nx-smoltbot-agent: evil\r\nLink: </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nX-Policy-Verdict: pass\r\nContent-Length: 2\r\n\r\nok"
+    )
+    async with await RawClient.connect(stack.port) as client:
+        got = await client.request(_POST + b"\r\n")
+    assert [hint.headers for hint in got.informational] == [[(b"Link", b"</a>")]]
+    assert got.get(b"x-policy-verdict") is None
+
+
+async def test_informational_answers_have_an_end(stack: Stack) -> None:
+    stack.upstream.respond = answer(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+    async with await RawClient.connect(stack.port) as client:
+        got = await client.request(_POST + b"\r\n")
+    assert (got.status, len(got.informational)) == (502, 32)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"HTTP/1.1 000 X\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+)
+async def test_an_answer_that_cannot_be_relayed_as_it_is_is_502(stack: Stack, bad: bytes) -> None:
+    stack.upstream.respond = answer(bad, close=True)
+    async with await RawClient.connect(stack.port) as client, asyncio.timeout(3):
+        assert (await client.request(_POST + b"\r\n")).status == 502
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"]
+)
+async def test_a_205_is_framed_like_any_other(stack: Stack, framing: bytes) -> None:
+    stack.upstream.respond = answer(b"HTTP/1.1 205 Reset Content\r\n" + framing)
+    async with await RawClient.connect(stack.port) as client:
+        for _ in range(2):
+            got = await client.request(_POST + b"\r\n")
+            assert (got.status, got.body) == (205, b"ok")
+
+
+async def test_an_empty_reason_stays_empty(stack: Stack) -> None:
+    stack.upstream.respond = answer(b"HTTP/1.1 404 \r\nContent-Length: 0\r\n\r\n")
+    async with await RawClient.connect(stack.port) as client:
+        assert (await client.request(_POST + b"\r\n")).start == b"HTTP/1.1 404 "
+        assert (await client.request(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")).start == b"HTTP/1.1 404 Not Found"
+
+
+async def test_connection_cannot_name_the_content_away(stack: Stack) -> None:
+    stack.upstream.respond = answer(
+        b"HTTP/1.1 200 OK\r\nConnection: content-type, content-encoding\r\nContent-Type: a/b\r\n"
+        b"Content-Encoding: x\r\nContent-Length: 2\r\n\r\nok"
+    )
+    async with await RawClient.connect(stack.port) as client:
+        got = await client.request(_POST + b"\r\n")
+    assert (got.get(b"content-type"), got.get(b"content-encoding")) == (b"a/b", b"x")
+
+
+async def test_a_head_that_does_not_end_is_bounded(stack: Stack) -> None:
+    async with await RawClient.connect(stack.port) as client:
+        await client.send(b"GET /anthropic/x HTTP/1.1\r\nHost: a\r\n" + b"X: " + b"a" * 8000 + b"\r\n")
+        await asyncio.sleep(0.05)
+        assert 8000 < stack.wiring.host.held < 9000
+        for _ in range(20):
+            client.writer.write(b"X: " + b"a" * 8000 + b"\r\n")
+        assert await client.at_end()
+    await asyncio.sleep(0.05)
+    assert stack.wiring.host.held == 0
+
+
+async def test_a_client_that_pauses_its_upload_is_not_the_providers_delay(stack: Stack) -> None:
+    watchdog = stack.wiring.runtime.fetcher.watchdog  # type: ignore[attr-defined]
+    watchdog._limit_s, watchdog._interval_s = 0.2, 0.05  # not 300 s
+    async with await RawClient.connect(stack.port) as client:
+        await client.send(_POST + b"Content-Length: 10\r\n\r\nhello")
+        await asyncio.sleep(0.6)
+        assert (await client.request(b"world", "POST")).status == 200
+    assert stack.upstream.requests[0].body == b"helloworld"
+
+
+async def test_too_large_after_an_early_answer_is_a_cut_and_no_traceback(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    stack.wiring.env.max_body_bytes = 100
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(early, "127.0.0.1", 0)
+    stack.wiring.env.upstream_anthropic_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    head = b"POST /anthropic/v1/messages HTTP/1.1\r\nHost: a\r\nx-api-key: k\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with await RawClient.connect(stack.port) as client:
+        await client.send(head + b"5\r\nhello\r\n")
+        await client.reader.readuntil(b"ok\r\n")
+        await client.send(b"c8\r\n" + b"x" * 200 + b"\r\n")
+        assert await client.reader.read(-1) == b""
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    server.close()

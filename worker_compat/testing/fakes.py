@@ -91,7 +91,7 @@ def _received(response: Response, method: str, url: str) -> Response:
     if isinstance(content, ReadableStream) and (content.disturbed or content.locked):
         raise AssertionError(f"the stream that answers {method} {url} was used before; give a list or a function")
     lines = tuple(response.headers.raw)
-    return Response.from_raw(response.status, response.status_text, lines, content, url=url, immutable=True)
+    return Response.from_raw(response.status, response.reason, lines, content, url=url, immutable=True)
 
 
 class FakeClock:
