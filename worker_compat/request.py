@@ -30,6 +30,8 @@ _METHODS = frozenset(
 _BODILESS = ("GET", "HEAD")
 _UNEXPECTED_BODY = "Request with a GET or HEAD method cannot have a body."
 
+_BY_NAME: dict[str, str] = {method.value: method for method in HTTPMethod}
+
 
 class Request(Body):
     """An HTTP request.
@@ -141,10 +143,7 @@ class Request(Body):
     @property
     def method(self) -> str:
         """The method: an ``http.HTTPMethod`` (a ``str``), or a plain ``str`` for one that it does not know."""
-        try:
-            return HTTPMethod(self._method)
-        except ValueError:
-            return self._method
+        return _BY_NAME.get(self._method, self._method)
 
     @property
     def url(self) -> str:

@@ -16,7 +16,6 @@ from worker_compat.response import Response
 from worker_compat.streams import ByteSource, ReadableStream
 
 from . import wire
-from .reading import read_chunk
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -220,7 +219,7 @@ class RequestBody(ByteSource):
             if self._payload._buffer:
                 return self._payload._read_nowait(-1)
             async with asyncio.timeout(BODY_IDLE_S):
-                return await read_chunk(self._payload)
+                return await self._payload.readany()
         except TimeoutError:
             self._answer.give_up()
             raise ConnectionLost("the client stopped sending its request") from None

@@ -95,7 +95,12 @@ class AiohttpFetcher:
 
     async def _connect(self, dest: Origin) -> Connection:
         try:
-            return await self._connector.connect(dest.request, [], self._connect_timeout)
+            while True:
+                connection = await self._connector.connect(dest.request, [], self._connect_timeout)
+                protocol = connection.protocol
+                if not isinstance(protocol, UpstreamProtocol) or not protocol.unsolicited():
+                    return connection
+                connection.close()
         except TimeoutError as error:
             raise FetchTimeout("connect", self._connect_limit_s) from error
         except (aiohttp.ClientError, OSError) as error:

@@ -6,7 +6,6 @@ import asyncio
 
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import set_exception
-from aiohttp.streams import StreamReader
 
 from worker_compat.errors import FetchTimeout
 
@@ -20,14 +19,6 @@ def read_small(transport: asyncio.BaseTransport) -> None:
     """Make a transport read at most ``SOCKET_READ`` bytes at once."""
     if hasattr(transport, "max_size"):
         transport.max_size = SOCKET_READ
-
-
-async def read_chunk(payload: StreamReader) -> bytes:
-    """What has arrived, waiting for at least one byte; ``b""`` at the end.
-
-    aiohttp raises as soon as a peer broke off, even with bytes unread; here they come first.
-    """
-    return payload._read_nowait(-1) if payload._buffer else await payload.readany()
 
 
 class Watchdog:

@@ -19,7 +19,7 @@ from worker_compat.response import Response
 from worker_compat.streams import ByteSource, ReadableStream
 
 from . import wire
-from .reading import READ_BUFFER, Watchdog, fail, read_chunk, read_small
+from .reading import READ_BUFFER, Watchdog, fail, read_small
 
 if TYPE_CHECKING:
     from .fetcher import AiohttpFetcher, Origin
@@ -37,6 +37,8 @@ class UpstreamProtocol(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.served = 0
+        self.parser_clean = False
+        """Whether the parser of the last response may read the next one: nothing of it can be left over."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         read_small(transport)
@@ -46,6 +48,26 @@ class UpstreamProtocol(ResponseHandler):
         # aiohttp calls this after every read; only a paused protocol has anything to do.
         if self._reading_paused:
             super().resume_reading(resume_parser)
+
+    def expect_response(self, *, head_only: bool) -> None:
+        """Be ready to parse the next response, with a new parser unless the last one is as good."""
+        if self.parser_clean and not head_only and self._parser is not None:
+            self.parser_clean = False
+            return
+        self.parser_clean = False
+        self.set_response_params(
+            skip_payload=head_only,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER,
+            max_line_size=MAX_RESPONSE_FIELD,
+            max_field_size=MAX_RESPONSE_FIELD,
+            max_headers=MAX_RESPONSE_HEADERS,
+        )
+
+    def unsolicited(self) -> bool:
+        """Whether something came that nobody asked for: it must not become the answer to the next request."""
+        return bool(self._buffer) or self._exception is not None
 
 
 class Exchange:
@@ -112,15 +134,7 @@ class Exchange:
             )
         except wire.UnsafeHead as error:
             raise ProtocolError(f"the request was not sent: {error}") from error
-        protocol.set_response_params(
-            skip_payload=request._method == "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=READ_BUFFER,
-            max_line_size=MAX_RESPONSE_FIELD,
-            max_field_size=MAX_RESPONSE_FIELD,
-            max_headers=MAX_RESPONSE_HEADERS,
-        )
+        protocol.expect_response(head_only=request._method == "HEAD")
         if protocol.transport is None:
             raise ConnectionLost("the connection was closed before the request was sent")
         if source is None:
@@ -211,6 +225,7 @@ class Exchange:
             body = ReadableStream.from_bytes(b"")
         else:
             declared = None if message.chunked else message.headers.get(hdrs.CONTENT_LENGTH)
+            self._protocol.parser_clean = declared is not None  # no trailers, and an end that the parser has seen
             body = ReadableStream(UpstreamBody(self, payload, None if declared is None else int(declared)))
         return Response.from_raw(message.code, message.reason, raw, body, url=self._request.url, immutable=True)
 
@@ -262,7 +277,7 @@ class UpstreamBody(ByteSource):
             return payload._read_nowait(-1)
         exchange.watchdog.watch(exchange.protocol, "idle")
         try:
-            data = await read_chunk(payload)
+            data = await payload.readany()
         except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
             exchange.abandon(error)
             raise ConnectionLost("the connection broke in the middle of the response") from error

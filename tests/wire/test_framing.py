@@ -358,3 +358,22 @@ async def test_too_large_after_an_early_answer_is_a_cut_and_no_traceback(
         assert await client.reader.read(-1) == b""
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     server.close()
+
+
+async def test_an_answer_that_nobody_asked_for_is_nobodys(stack: Stack) -> None:
+    """The provider sends a second answer a little later; the next client must not get it."""
+    said = asyncio.Event()
+
+    async def respond(message: Message, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine")
+        await asyncio.sleep(0.05)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        said.set()
+
+    stack.upstream.respond = respond
+    for _ in range(3):
+        said.clear()
+        async with await RawClient.connect(stack.port) as client:
+            assert (await client.request(_POST + b"\r\n")).body == b"mine"
+        await said.wait()
+        await asyncio.sleep(0.05)
