@@ -78,9 +78,10 @@ def test_a_port_in_use(environ: dict[str, str]) -> None:
 def test_an_address_of_ip_6(environ: dict[str, str], host: str) -> None:
     try:
         socket.create_server((host, 0), family=socket.AF_INET6).close()
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    assert only(examine({**environ, "HOST": host}, network=False), "PORT").level == "ok"
+        expected = "ok"
+    except OSError:  # a machine without IPv6
+        expected = "warning"
+    assert only(examine({**environ, "HOST": host}, network=False), "PORT").level == expected
 
 
 def test_a_host_that_is_not_here(environ: dict[str, str]) -> None:
