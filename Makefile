@@ -33,6 +33,12 @@ bench: $(VENV)/.dev ## the gateway against direct, nginx and a bare aiohttp pass
 .PHONY: system
 system: $(VENV)/.dev
 	sh tests/install.sh
+	@$(MAKE) --no-print-directory tests/workerd/node_modules/.package-lock.json
+
+# Cloudflare's own runtime, at the versions of the lock file.
+tests/workerd/node_modules/.package-lock.json: tests/workerd/package-lock.json
+	cd tests/workerd && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # Debian ships Python without the part of venv that installs pip.
 $(VENV)/bin/python:

@@ -12,8 +12,11 @@
         ├── ProtocolError            what came back is not a valid HTTP response
         └── ConnectionLost           the connection broke, before or in the middle of the response
 
+    AbortError (OSError)             a fetch was aborted; ``name`` and ``message`` as in JavaScript
     BodyUsedError (OSError)          a body was read a second time
-    KVError                          what Workers KV raises: ``name`` and ``message`` as in JavaScript
+    BindingError                     what a binding of Workers raises: ``name`` and ``message`` as in JavaScript
+    ├── KVError                      Workers KV
+    └── QueueError                   Workers Queues
 
 Other errors of the Workers API itself (an immutable header, a bad status) are the built-in ``TypeError`` and
 ``ValueError`` with Cloudflare's texts.
@@ -62,14 +65,31 @@ class ConnectionLost(FetchError):
     """The connection broke before or in the middle of the response."""
 
 
+class AbortError(OSError):
+    """An abort signal ended a fetch or the reading of its body; ``name`` is ``AbortError`` or ``TimeoutError``."""
+
+    def __init__(self, message: str, name: str = "AbortError") -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
+
+
 class BodyUsedError(OSError):
     """A body was read a second time."""
 
 
-class KVError(Exception):
-    """An error of Workers KV; ``str()`` is ``"<name>: <message>"`` as Python Workers show it."""
+class BindingError(Exception):
+    """An error of a binding; ``str()`` is ``"<name>: <message>"`` as Python Workers show it."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(f"{name}: {message}")
         self.name = name
         self.message = message
+
+
+class KVError(BindingError):
+    """An error of Workers KV."""
+
+
+class QueueError(BindingError):
+    """An error of Workers Queues."""

@@ -65,13 +65,33 @@ class KVStore(Protocol):
         ...
 
     async def list(self, prefix: str, limit: int, cursor: str | None) -> KVPage:
-        """Up to ``limit`` live names with ``prefix``, ascending by UTF-8 bytes, after ``cursor``."""
+        """Up to ``limit`` live names with ``prefix``, ascending by UTF-8 bytes, after ``cursor``.
+
+        ``cursor`` is None or one that an earlier page gave; ``ValueError`` for any other text. A page may be
+        short, even empty, and still have a cursor.
+        """
+        ...
+
+
+@runtime_checkable
+class KVCompareAndPut(Protocol):
+    """A capability that a KV store may have beside its four methods: the base of leases among processes."""
+
+    async def compare_and_put(self, key: str, seen: bytes | None, entry: KVEntry) -> bool:
+        """Put ``entry`` if the live value is still ``seen`` (None: missing or expired); whether it was put.
+
+        One atomic step for every process that shares the store.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A leased message: acknowledge or release it before ``lease_s`` runs out, or it returns."""
+    """A leased message: acknowledge or release it before ``lease_s`` runs out, or it returns.
+
+    ``id`` stays the same over all deliveries; ``timestamp`` is when it was pushed, in seconds since the epoch;
+    ``attempts`` counts this delivery, so it is 1 the first time.
+    """
 
     id: str
     body: bytes
@@ -90,22 +110,31 @@ class QueueDepth:
 
 @runtime_checkable
 class QueueStore(Protocol):
-    """An at-least-once queue."""
+    """An at-least-once queue. Bodies are any bytes; the sizes and numbers that Workers allow are checked above."""
 
     async def push(self, bodies: Sequence[bytes], delay_s: int) -> None:
-        """Append messages; returns once they are durable as the adapter declares."""
+        """Append messages, due after ``delay_s`` seconds; returns once they are durable as the adapter declares.
+
+        All of them or none. Pushing nothing does nothing.
+        """
         ...
 
     async def claim(self, limit: int, lease_s: int) -> Sequence[Claimed]:
-        """Lease up to ``limit`` due messages."""
+        """Lease up to ``limit`` due messages, oldest first as far as is known; at once, and empty when none is due.
+
+        A message whose lease ran out is due again. No two leases of one message overlap.
+        """
         ...
 
     async def ack(self, ids: Sequence[str]) -> None:
-        """Delete processed messages."""
+        """Delete processed messages, also after their lease ran out; an unknown id is no error."""
         ...
 
     async def release(self, ids: Sequence[str], delay_s: int) -> None:
-        """Give messages back, due again after ``delay_s`` seconds."""
+        """Give leased messages back, due again after ``delay_s`` seconds; an unknown id is no error.
+
+        Only for a lease that still runs: a message that somebody else has leased since would be delivered twice.
+        """
         ...
 
     async def depth(self) -> QueueDepth:
@@ -124,6 +153,27 @@ class Fetcher(Protocol):
         or closing the body's stream, closes the connection.
         """
         ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Undoes one content coding for one body."""
+
+    def decode(self, data: bytes, limit: int) -> bytes:
+        """The next decoded bytes, about ``limit`` at most; ``b""`` once more input is needed.
+
+        ``data`` is empty until an earlier call gave ``b""``, so that a small body cannot fill the memory.
+        ``TypeError`` with Workers' text when the input is broken.
+        """
+        ...
+
+    def finish(self) -> None:
+        """The input has ended. ``TypeError`` with Workers' text when it ended too early."""
+        ...
+
+
+DecoderFactory = Callable[[], Decoder]
+"""Makes the decoder of one body; the runtime has one factory for each content coding."""
 
 
 Send = Callable[["Response"], Awaitable[None]]

@@ -1,7 +1,8 @@
 """The one door for adapters: a URL scheme or a name leads to an installed entry point.
 
 Groups: ``worker_compat.kv`` and ``worker_compat.queue`` are registered by URL scheme, ``worker_compat.host``
-and ``worker_compat.fetcher`` by name. An entry point is a factory that returns an async context manager::
+and ``worker_compat.fetcher`` by name, ``worker_compat.decoder`` by content coding. An entry point is a factory
+that returns an async context manager, or, for a decoder, the decoder of one body::
 
     [project.entry-points."worker_compat.kv"]
     redis = "worker_compat_redis:open_kv"
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from .errors import AdapterNotFound, ConfigError
-from .ports import Clock, KVStore, QueueStore
+from .ports import Clock, DecoderFactory, Fetcher, Host, KVStore, QueueStore
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -29,6 +31,7 @@ KV = "worker_compat.kv"
 QUEUE = "worker_compat.queue"
 HOST = "worker_compat.host"
 FETCHER = "worker_compat.fetcher"
+DECODER = "worker_compat.decoder"
 
 _BY_SCHEME = frozenset({KV, QUEUE})
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
@@ -64,12 +67,80 @@ def find(group: str, name: str) -> Any:
         return entry.load()
 
 
+def check(group: str, url: str) -> None:
+    """Raise what :func:`open_kv` or :func:`open_queue` would raise before anything is opened."""
+    find(group, _scheme(url))
+
+
+@asynccontextmanager
+async def open_host(host: str, port: int, **options: Any) -> AsyncIterator[Host]:
+    """A server on ``host`` and ``port`` from the installed adapter; ``AdapterNotFound`` when there is none."""
+    async with AsyncExitStack() as stack:
+        yield await _enter_only(stack, HOST, host, port, **options)
+
+
+@asynccontextmanager
+async def open_fetcher(**options: Any) -> AsyncIterator[Fetcher]:
+    """A client from the installed adapter; ``AdapterNotFound`` when there is none."""
+    async with AsyncExitStack() as stack:
+        yield await _enter_only(stack, FETCHER, **options)
+
+
+def decoders() -> dict[str, DecoderFactory]:
+    """The decoders of content codings whose libraries are there: what ``Runtime(decoders=...)`` takes."""
+    return {found.name: find(DECODER, found.name) for found in installed(DECODER) if found.problem is None}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One registered adapter: ``name`` is a URL scheme for KV and queues; ``problem`` says what it lacks, or None."""
+
+    group: str
+    name: str
+    package: str
+    extra: str | None
+    problem: str | None
+
+
+def installed(group: str) -> Sequence[Adapter]:
+    """Every adapter registered in ``group``, by name. Each is imported, to see whether its library is there."""
+    from importlib.metadata import entry_points
+
+    unique = {(entry.name, entry.value): entry for entry in entry_points(group=group)}
+    return [
+        Adapter(group, name, entry.module.partition(".")[0], _extra(entry), _problem(entry))
+        for (name, _), entry in sorted(unique.items())
+    ]
+
+
+def with_option(url: str, name: str, value: str) -> str:
+    """``url`` with the option ``name=value``, unless it has that option already.
+
+    Every KV URL takes the option ``namespace`` and every queue URL the option ``queue``.
+    """
+    base, _, query = url.partition("?")
+    if any(option.partition("=")[0] == name for option in query.split("&")):
+        return url
+    option = f"{name}={quote(value, safe='')}"
+    return f"{base}?{query}&{option}" if query else f"{base}?{option}"
+
+
 async def _enter(stack: AsyncExitStack, group: str, url: str, clock: Clock) -> Any:
     scheme = _scheme(url)
     factory = find(group, scheme)
     # An adapter may import its library as late as here.
     with _library_named(_entry_point(group, scheme)):
         return await stack.enter_async_context(factory(url, clock=clock))
+
+
+async def _enter_only(stack: AsyncExitStack, group: str, *arguments: Any, **options: Any) -> Any:
+    """Open the adapter of a group from which nobody chooses: the first by name that can be imported."""
+    adapters = installed(group)
+    usable = [adapter for adapter in adapters if adapter.problem is None]
+    if not usable:
+        problems = "; ".join(adapter.problem or "" for adapter in adapters)
+        raise AdapterNotFound(problems or f"no {group} adapter is installed; pip install 'smoltbot-worker[aiohttp]'")
+    return await stack.enter_async_context(find(group, usable[0].name)(*arguments, **options))
 
 
 def _scheme(url: str) -> str:
@@ -118,13 +189,25 @@ def _library_named(entry: EntryPoint) -> Iterator[None]:
         raise AdapterNotFound(f"{label} needs {error.name}; pip install {_remedy(entry, error.name)}") from error
 
 
+def _problem(entry: EntryPoint) -> str | None:
+    try:
+        with _library_named(entry):
+            entry.load()
+    except (ImportError, AttributeError, AdapterNotFound) as error:
+        return str(error)
+    return None
+
+
 def _remedy(entry: EntryPoint, missing: str) -> str:
-    if entry.dist is None:
+    extra = _extra(entry)
+    if entry.dist is None or extra is None:
         return missing.partition(".")[0]
-    offered = entry.dist.metadata.get_all("Provides-Extra") or []
+    return f"'{entry.dist.name}[{extra}]'"
+
+
+def _extra(entry: EntryPoint) -> str | None:
+    """The extra of the adapter's distribution that brings its library."""
+    offered = (entry.dist and entry.dist.metadata.get_all("Provides-Extra")) or []
     # rediss:// and kv+cloudflare:// come from extras that bear the adapter's name, not the scheme's.
     package = entry.module.partition(".")[0]
-    for extra in (*entry.extras, entry.name, package.rpartition("_")[2]):
-        if extra in offered:
-            return f"'{entry.dist.name}[{extra}]'"
-    return missing.partition(".")[0]
+    return next((name for name in (*entry.extras, entry.name, package.rpartition("_")[2]) if name in offered), None)

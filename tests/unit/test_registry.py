@@ -111,7 +111,10 @@ async def test_an_unknown_scheme_names_those_that_exist(site: Path) -> None:
     with pytest.raises(AdapterNotFound) as caught:
         async with registry.open_queue("etcds://user:hunter2@host"):
             pass
-    assert str(caught.value) == "no worker_compat.queue adapter for etcds://; installed: etcd://"
+    start, _, names = str(caught.value).partition("; installed: ")
+    assert start == "no worker_compat.queue adapter for etcds://"
+    assert {"etcd://", "memory://"} <= set(names.split(", "))
+    assert not _shows(caught.value, "hunter2")
 
 
 def test_an_unknown_name_names_those_that_exist(site: Path) -> None:
@@ -198,3 +201,40 @@ def test_metadata_is_read_only_when_asked_for() -> None:
     source = Path(registry.__file__).read_text()
     imports = [line for line in source.splitlines() if "importlib.metadata" in line and "import " in line]
     assert all(line.startswith("    ") for line in imports), imports
+
+
+def test_what_is_installed(site: Path) -> None:
+    found = {adapter.name: adapter for adapter in registry.installed(registry.KV)}
+    assert list(found) == sorted(found)
+    assert (found["memory"].package, found["memory"].extra, found["memory"].problem) == ("worker_compat", None, None)
+    assert (found["etcd"].package, found["etcd"].extra) == ("worker_compat_etcd", "etcd")
+    assert found["kv+etcd"].problem == "kv+etcd:// needs a_library_nobody_has; pip install a_library_nobody_has"
+
+
+def test_an_adapter_that_is_registered_in_two_places_is_listed_once(site: Path) -> None:
+    _install(site, "second", "[worker_compat.kv]\netcd = worker_compat_etcd:open_kv\n")
+    assert [adapter.name for adapter in registry.installed(registry.KV)].count("etcd") == 1
+
+
+async def test_the_host_is_the_first_that_can_be_imported(site: Path) -> None:
+    _install(site, "a", "[worker_compat.fetcher]\naaa = worker_compat_etcd_absent:f\naab = fetcher_of_a:open_fetcher\n")
+    (site / "fetcher_of_a.py").write_text(
+        "from contextlib import asynccontextmanager\n"
+        "@asynccontextmanager\nasync def open_fetcher(**options):\n    yield options\n"
+    )
+    async with registry.open_fetcher(limit=1) as fetcher:
+        assert fetcher == {"limit": 1}  # type: ignore[comparison-overlap] # a stand-in
+
+
+def test_decoders_whose_library_is_missing_are_left_out(site: Path) -> None:
+    _install(site, "d", "[worker_compat.decoder]\nxx = worker_compat_etcd:open_kv\nyy = a_library_nobody_has:f\n")
+    found = registry.decoders()
+    assert found["xx"] is sys.modules["worker_compat_etcd"].open_kv
+    assert "yy" not in found
+
+
+def test_a_url_is_checked_without_opening_anything(site: Path) -> None:
+    registry.check(registry.KV, "etcd://host")
+    with pytest.raises(AdapterNotFound, match=r"no worker_compat\.kv adapter for nowhere"):
+        registry.check(registry.KV, "nowhere://host")
+    assert sys.modules["worker_compat_etcd"].events == []
