@@ -1,4 +1,4 @@
-"""What Request and Response share: a body that is read once, as bytes, text or JSON."""
+"""What Request and Response share: a body that is read once, as bytes, text, JSON, a blob or a form."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import AsyncIterable
 from typing import Any, TypeAlias
 
 from . import jsjson
+from .blob import Blob
+from .decoding import EncodedStream
 from .errors import BodyUsedError
+from .formdata import FormData, decoded, encoded
+from .headers import Headers
 from .streams import ReadableStream
 
-BodyInit: TypeAlias = "str | bytes | ReadableStream | AsyncIterable[bytes] | None"
+BodyInit: TypeAlias = "str | bytes | Blob | FormData | ReadableStream | AsyncIterable[bytes] | None"
 
 TEXT = "text/plain;charset=UTF-8"
 _DISTURBED = "This ReadableStream is disturbed (has already been read from), and cannot be used as a body."
@@ -24,11 +28,17 @@ class Body:
     :class:`worker_compat.errors.BodyUsedError` is raised.
     """
 
-    __slots__ = ("_content", "_used")
+    __slots__ = ("_content", "_headers", "_used")
+    _headers: Headers
 
     def __init__(self, content: builtins.bytes | ReadableStream | None) -> None:
         self._content = content
         self._used = False
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; those of an incoming request or a fetched response are immutable."""
+        return self._headers
 
     @property
     def body(self) -> ReadableStream | None:
@@ -68,6 +78,16 @@ class Body:
 
     arrayBuffer = buffer
 
+    async def blob(self) -> Blob:
+        """The whole body as a blob of the content type that the headers tell."""
+        return Blob(await self.bytes(), self._headers.get("content-type"))
+
+    async def form_data(self) -> FormData:
+        """The fields of a form; ``TypeError`` when the body is none, or the content type is not that of a form."""
+        return decoded(await self.bytes(), self._headers.get("content-type"))
+
+    formData = form_data
+
     def _unusable(self) -> bool:
         """Whether the body was read or taken over, or somebody else holds its stream."""
         content = self._content
@@ -103,7 +123,12 @@ def content_of(init: BodyInit, owner: str) -> tuple[bytes | ReadableStream | Non
     if isinstance(init, ReadableStream):
         if init.disturbed or init.locked:
             raise TypeError(_DISTURBED)
-        return init, None
+        # Only a response may pass an encoded body on; what else is sent is what can be read.
+        return init.decoded() if owner == "Request" and isinstance(init, EncodedStream) else init, None
+    if isinstance(init, FormData):
+        return encoded(init)
+    if isinstance(init, Blob):
+        return init._data, init.content_type or None
     if isinstance(init, AsyncIterable):
         return ReadableStream.from_iterable(init), None
     raise TypeError(f"Unsupported type in {owner}: {type(init).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 log = logging.getLogger("worker_compat")
 
@@ -68,17 +68,24 @@ class ExecutionContext:
     """
 
     # A handler may set attributes of its own; the dict is made only then.
-    __slots__ = ("__dict__", "_background", "_deadline", "_limit_s", "_tasks", "_timer", "pass_through", "props")
+    __slots__ = (
+        "__dict__", "_background", "_deadline", "_env", "_failure", "_limit_s", "_loose", "_tasks", "_timer",
+        "pass_through", "props",
+    )  # fmt: skip
 
     def __init__(
         self,
         background: BackgroundTasks,
         props: Mapping[str, Any] | None = None,
         limit_s: float = WAIT_UNTIL_LIMIT_S,
+        env: Any = None,
     ) -> None:
         self._background = background
+        self._env = env
         self._tasks: set[asyncio.Future[Any]] | None = None
+        self._loose: set[asyncio.Task[Any]] | None = None
         self._deadline: float | None = None
+        self._failure: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._limit_s = limit_s
         self.pass_through = False
@@ -113,11 +120,46 @@ class ExecutionContext:
 
     passThroughOnException = pass_through_on_exception
 
+    def abort(self, reason: Any = None) -> NoReturn:
+        """Stop the event: a request that has no response yet gets a 500, the event's other tasks are cancelled.
+
+        ``reason`` is logged. Raises ``asyncio.CancelledError``, which ends the task that calls it.
+        """
+        log.error("the event was aborted: %s", reason)
+        self.pass_through = False
+        current = asyncio.current_task()
+        for task in (*(self._tasks or ()), *(self._loose or ())):
+            if task is not current:
+                task.cancel()
+        raise asyncio.CancelledError(reason)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """``task`` ends with this event, as soon as no ``wait_until`` task is left: nobody registered it."""
+        loose = self._loose
+        if loose is None:
+            loose = self._loose = set()
+        loose.add(task)
+        task.add_done_callback(loose.discard)
+        self._drop_soon()
+
+    async def settled(self) -> BaseException | None:
+        """Wait for every ``wait_until`` task, those that they start included; the first error among them."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        return self._failure
+
+    def cancel(self) -> None:
+        """Cancel every ``wait_until`` task."""
+        for task in list(self._tasks or ()):
+            task.cancel()
+
     def finish(self) -> None:
         """The response was sent or the client left: from now on the time limit runs."""
         deadline = self._deadline = asyncio.get_running_loop().time() + self._limit_s
         if self._tasks:
             self._start_limit(deadline)
+        elif self._loose:
+            self._drop_soon()
 
     def _start_limit(self, deadline: float) -> None:
         if self._timer is None:
@@ -127,14 +169,29 @@ class ExecutionContext:
         tasks = self._tasks
         if tasks is not None:
             tasks.discard(task)
-        if not tasks and self._timer is not None:
-            # A timer that stays would keep this event in memory for the rest of the limit.
-            self._timer.cancel()
-            self._timer = None
+        if self._failure is None:
+            self._failure = RuntimeError("a waitUntil() task was cancelled") if task.cancelled() else task.exception()
+        if not tasks:
+            if self._timer is not None:
+                # A timer that stays would keep this event in memory for the rest of the limit.
+                self._timer.cancel()
+                self._timer = None
+            if self._loose:
+                self._drop_soon()
+
+    def _drop_soon(self) -> None:
+        # Not at once: what waits for the last task may have more to give to wait_until, what was started last begins.
+        if self._loose and not self._tasks and self._deadline is not None:
+            asyncio.get_running_loop().call_soon(self._drop_loose)
+
+    def _drop_loose(self) -> None:
+        if self._loose and not self._tasks:
+            log.warning("tasks that were not given to wait_until and ended with their event: %d", len(self._loose))
+            for task in list(self._loose):
+                task.cancel()
 
     def _expire(self) -> None:
         self._timer = None
         if self._tasks:
             log.warning(_CANCELLED)
-            for task in list(self._tasks):
-                task.cancel()
+            self.cancel()

@@ -1,11 +1,12 @@
-"""WorkerEntrypoint, and how a module's handler is found: class ``Default``, or legacy ``on_fetch``."""
+"""WorkerEntrypoint, and how a module's entrypoints are found: ``Default``, named classes, or legacy ``on_fetch``."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from .context import ExecutionContext
 from .errors import ConfigError
@@ -26,9 +27,44 @@ class WorkerEntrypoint:
         self.env = env
 
 
+class DurableObject:
+    """Base class of Durable Objects: a module that defines one can be loaded, but nothing here can run it."""
+
+    def __init__(self, ctx: Any, env: Any) -> None:
+        self.ctx = ctx
+        self.env = env
+
+
+class WorkflowEntrypoint(DurableObject):
+    """Base class of Workflows: a module that defines one can be loaded, but nothing here can run it."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def handler(function: F) -> F:
+    """Marks a legacy function such as ``on_fetch``; they are found and given wrapped objects without it, too."""
+    return function
+
+
+def find_entrypoints(module: ModuleType) -> dict[str, type[WorkerEntrypoint]]:
+    """Every entrypoint of ``module`` by name: ``default``, and the other subclasses by the name of the class.
+
+    Classes whose names begin with an underscore are left out; ``__all__`` restricts what is found.
+    """
+    found = {"default": find_entrypoint(module)}
+    for name in _names(module):
+        value = getattr(module, name, None)
+        if inspect.isclass(value) and issubclass(value, WorkerEntrypoint) and value is not WorkerEntrypoint:
+            found.setdefault(name, value)
+    found.pop("Default", None)
+    return found
+
+
 def find_entrypoint(module: ModuleType) -> type[WorkerEntrypoint]:
     """The handler class of ``module``; ``ConfigError`` says what is missing or doubled."""
-    default = getattr(module, "Default", None)
+    names = set(_names(module))
+    default = getattr(module, "Default", None) if "Default" in names else None
     legacy = {name: getattr(module, name) for name in _LEGACY if callable(getattr(module, name, None))}
     where = getattr(module, "__file__", None) or module.__name__
     if default is None:
@@ -47,6 +83,11 @@ def find_entrypoint(module: ModuleType) -> type[WorkerEntrypoint]:
     return default
 
 
+def _names(module: ModuleType) -> list[str]:
+    listed = getattr(module, "__all__", None)
+    return [name for name in vars(module) if not name.startswith("_")] if listed is None else list(listed)
+
+
 _LEGACY = {"on_fetch": "fetch", "on_scheduled": "scheduled", "on_queue": "queue"}
 
 
@@ -63,7 +104,14 @@ def _adapt(functions: dict[str, Callable[..., Any]]) -> type[WorkerEntrypoint]:
         return call
 
     members = {_LEGACY[name]: method(function) for name, function in functions.items()}
-    return type("Default", (WorkerEntrypoint,), members)
+    first = next(iter(functions.values()))
+    return type("Default", (WorkerEntrypoint,), {**members, "__module__": first.__module__})
+
+
+def place_of(entrypoint: type[WorkerEntrypoint]) -> str:
+    """File and class of an entrypoint, for messages."""
+    file = getattr(sys.modules.get(entrypoint.__module__), "__file__", None)
+    return f"{file or entrypoint.__module__}, class {entrypoint.__name__}"
 
 
 def relaxed(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from urllib.parse import urljoin, urlsplit
-
 from .headers import Headers
 from .ports import Fetcher
 from .request import Request
-from .response import Response
+from .response import NULL_BODY_STATUSES, Response
 from .streams import ReadableStream
+from .url import loggable, parse
 
 MAX_REDIRECTS = 20
+_INVALID = "Invalid Location header; unable to follow redirect."
 _FOLLOWED = frozenset((301, 302, 303, 307, 308))
-_PORTS = {"http": 80, "https": 443}
 
 
 async def follow(fetcher: Fetcher, request: Request) -> Response:
     """Fetch, following up to 20 redirects; ``TypeError`` beyond, and where the body was a stream unless it is a 303.
 
     301 and 302 turn POST into GET, 303 everything but HEAD; the body is dropped then, headers stay.
-    ``Authorization`` does not cross to another origin.
+    ``Authorization`` does not cross to another origin. With ``redirect="manual"`` the first answer is the last.
     """
     url, method, headers, body = request.url, request._method, request.headers, request._release()
     if isinstance(body, ReadableStream) and (whole := body._buffered()) is not None:
         body = whole
     for hops in range(MAX_REDIRECTS + 1):
+        require_http(url)
         hop = Request.outgoing(url, method, headers.raw, body, request.informational)
         response = await fetcher.fetch(hop)
         location = response.headers.get("location")
-        if response.status not in _FOLLOWED or location is None:
+        if response.status not in _FOLLOWED or not location or request.redirect == "manual":
             response.url, response.redirected = url.partition("#")[0], hops > 0
-            return response
+            return await _without_body(response) if response.status in NULL_BODY_STATUSES else response
         if response.body is not None:
             await response.body.cancel()
         target, crosses = _target(url, location)
@@ -49,15 +49,27 @@ async def follow(fetcher: Fetcher, request: Request) -> Response:
     raise TypeError("Too many redirects.")
 
 
+async def _without_body(response: Response) -> Response:
+    """A 205 may carry bytes; its body is null for code all the same."""
+    if response.body is not None:
+        await response.body.cancel()
+        response._content = None
+    return response
+
+
 def _target(url: str, location: str) -> tuple[str, bool]:
     """Where a redirect leads, and whether that is another origin."""
+    base = parse(url)
     try:
-        target = urljoin(url, location)
-        return target, _origin(target) != _origin(url)
-    except ValueError:
-        raise TypeError("Invalid Location header; unable to follow redirect.") from None
+        target = parse(location, base)
+    except TypeError:
+        raise TypeError(_INVALID) from None
+    if target.opaque:
+        raise TypeError(_INVALID)
+    return target.href, target.origin != base.origin
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+def require_http(url: str) -> None:
+    """``TypeError`` for a URL of another scheme."""
+    if not url.startswith(("http://", "https://")):
+        raise TypeError(f"Fetch API cannot load: {loggable(url)}")

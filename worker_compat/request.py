@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPMethod
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .body import Body, BodyInit, content_of
 from .headers import Headers, HeadersInit, RawHeaders
 from .streams import ReadableStream
+from .url import URL, loggable, normalise
+
+if TYPE_CHECKING:
+    from .abort import AbortSignal
 
 Informational = Callable[[int, str, RawHeaders], None]
 """Passes a 1xx response (status, status text, header lines) on to the client. Never called with 100 or 101."""
@@ -18,7 +22,6 @@ _REDIRECT = (
     'Invalid redirect value, must be one of "follow" or "manual" ("error" won\'t be implemented since it does not '
     'make sense at the edge; use "manual" and check the response status code).'
 )
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]")
 # Those that workerd knows. https://developers.cloudflare.com/workers/runtime-apis/request/
 _METHODS = frozenset(
     (
@@ -29,6 +32,54 @@ _METHODS = frozenset(
 )  # fmt: skip
 _BODILESS = ("GET", "HEAD")
 _UNEXPECTED_BODY = "Request with a GET or HEAD method cannot have a body."
+
+
+class RequestInitCfProperties(TypedDict, total=False):
+    """Options for Cloudflare's edge, for annotations: nothing here acts on them.
+
+    https://developers.cloudflare.com/workers/runtime-apis/request/#the-cf-property-requestinitcfproperties
+    """
+
+    apps: bool | None
+    cacheEverything: bool | None
+    cacheKey: str | None
+    cacheTags: list[str] | None
+    cacheTtl: int
+    cacheTtlByStatus: dict[str, int]
+    image: Any
+    mirage: bool | None
+    polish: str | None
+    resolveOverride: str | None
+    scrapeShield: bool | None
+    webp: bool | None
+
+
+class FetchKwargs(TypedDict, total=False):
+    """The options of ``fetch`` and of :class:`Request`, for annotations."""
+
+    method: str | None
+    headers: HeadersInit | None
+    body: BodyInit
+    redirect: str | None
+    cf: Mapping[str, Any] | None
+    signal: AbortSignal | None
+    encodeResponseBody: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """What :func:`worker_compat.fetch` does beside sending a request.
+
+    ``signal`` ends it early; ``decodes`` is whether the response's body is decoded when it is read.
+    """
+
+    signal: AbortSignal | None = None
+    decodes: bool = True
+
+
+AUTOMATIC = FetchOptions()
+RELAYED = FetchOptions(decodes=False)
+"""That of :meth:`Request.outgoing`: neither redirects nor schemes nor codings are looked at."""
 
 _BY_NAME: dict[str, str] = {method.value: method for method in HTTPMethod}
 
@@ -41,21 +92,24 @@ class Request(Body):
     https://developers.cloudflare.com/workers/runtime-apis/request/
     """
 
-    __slots__ = ("_headers", "_method", "_target", "_url", "cf", "informational", "overload", "redirect")
+    __slots__ = ("_method", "_options", "_target", "_url", "cf", "informational", "overload", "redirect")
 
     _method: str
+    _options: FetchOptions
     cf: Mapping[str, Any] | None
     redirect: str
 
     def __init__(
         self,
-        input: str | Request,
+        input: str | URL | Request,
         *,
         method: str | None = None,
         headers: HeadersInit | None = None,
         body: BodyInit = None,
         redirect: str | None = None,
         cf: Mapping[str, Any] | None = None,
+        signal: AbortSignal | None = None,
+        encodeResponseBody: str | None = None,  # noqa: N803 # Cloudflare's spelling
         informational: Informational | None = None,
     ) -> None:
         content, content_type = content_of(body, "Request")
@@ -64,14 +118,10 @@ class Request(Body):
             lines = Headers(input.headers if headers is None else headers)
             cf = input.cf if cf is None else cf
         else:
-            if not is_absolute(input):
-                raise TypeError(f"Invalid URL: {_loggable(input)}")
-            url, name, mode, lines = input, "GET", "follow", Headers(headers)
+            url, name, mode, lines = normalise(str(input)), "GET", "follow", Headers(headers)
         if method is not None:
             name = _known_method(method)
-        mode = mode if redirect is None else redirect
-        if mode not in ("follow", "manual"):
-            raise TypeError(_REDIRECT)
+        mode = _known_mode(mode if redirect is None else redirect)
         if content is not None and name in _BODILESS:
             raise TypeError(_UNEXPECTED_BODY)
         if content is None and isinstance(input, Request):
@@ -83,6 +133,7 @@ class Request(Body):
         self._target: str | None = None
         self._method = name
         self._headers = lines
+        self._options = _chosen(input, signal, encodeResponseBody)
         self.redirect = mode
         self.cf = cf
         self.informational = informational
@@ -105,6 +156,7 @@ class Request(Body):
         self._target = None
         self._method = method
         self._headers = Headers.from_raw(headers)
+        self._options = RELAYED
         self.redirect = "manual"
         self.cf = None
         self.informational = informational
@@ -134,6 +186,7 @@ class Request(Body):
         self._target = target
         self._method = method
         self._headers = Headers.from_raw(headers, immutable=True)
+        self._options = AUTOMATIC
         self.redirect = "manual"
         self.cf = None
         self.informational = informational
@@ -163,15 +216,16 @@ class Request(Body):
         return target
 
     @property
-    def headers(self) -> Headers:
-        """The headers; those of an incoming request are immutable."""
-        return self._headers
+    def signal(self) -> AbortSignal | None:
+        """What ends the fetch of this request early, if anything was given."""
+        return self._options.signal
 
     def clone(self) -> Request:
         """A second request with its own copy of the body; immutable headers stay so."""
         copy = Request.outgoing(self.url, self._method, (), self._split())
         copy._headers = self._headers.clone()
         copy._target = self._target
+        copy._options = self._options
         copy.redirect = self.redirect
         copy.cf = self.cf
         copy.informational = self.informational
@@ -180,16 +234,18 @@ class Request(Body):
 
     def __repr__(self) -> str:
         # Neither query nor headers: both may carry keys.
-        return f"<Request {self._method} {_loggable(self.url)}>"
+        return f"<Request {self._method} {loggable(self.url)}>"
 
 
-def is_absolute(url: str) -> bool:
-    """Whether ``url`` begins with a scheme and a host. It is not parsed any further."""
-    return _ABSOLUTE.match(url) is not None
-
-
-def _loggable(url: str) -> str:
-    return url.partition("?")[0]
+def _chosen(input: object, signal: AbortSignal | None, encode: str | None) -> FetchOptions:
+    """What was asked for, else what the request has that this one is made from."""
+    options = input._options if isinstance(input, Request) and input._options is not RELAYED else AUTOMATIC
+    if signal is None and encode is None:
+        return options
+    if encode not in (None, "automatic", "manual"):
+        raise TypeError(f"encodeResponseBody: unexpected value: {encode}")
+    decodes = options.decodes if encode is None else encode == "automatic"
+    return FetchOptions(options.signal if signal is None else signal, decodes)
 
 
 def _known_method(method: str) -> str:
@@ -197,6 +253,12 @@ def _known_method(method: str) -> str:
     if name not in _METHODS:
         raise TypeError(f"Invalid HTTP method string: {method}")
     return name
+
+
+def _known_mode(mode: str) -> str:
+    if mode not in ("follow", "manual"):
+        raise TypeError(_REDIRECT)
+    return mode
 
 
 def _taken_over(input: Request, new_method: str) -> bytes | ReadableStream | None:

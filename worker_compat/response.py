@@ -9,8 +9,8 @@ from typing import Any
 
 from .body import Body, BodyInit, content_of
 from .headers import Headers, HeadersInit, RawHeaders
-from .request import is_absolute
 from .streams import ReadableStream
+from .url import loggable, normalise
 
 NULL_BODY_STATUSES = frozenset((101, 204, 205, 304))
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -26,10 +26,12 @@ class _Json:
 class Response(Body):
     """An HTTP response, with the constructor of Cloudflare's Python SDK.
 
+    The body is compressed when a host sends it under a ``Content-Encoding: gzip`` that code has set;
+    ``encodeBody="manual"`` says that it is encoded already.
     https://developers.cloudflare.com/workers/runtime-apis/response/
     """
 
-    __slots__ = ("_headers", "reason", "redirected", "status", "status_text", "url")
+    __slots__ = ("_encodes", "reason", "redirected", "status", "status_text", "url")
     type = "default"
 
     def __init__(
@@ -38,12 +40,16 @@ class Response(Body):
         status: int | HTTPStatus | None = None,
         status_text: str = "",
         headers: HeadersInit | None = None,
+        *,
+        encodeBody: str = "automatic",  # noqa: N803 # Cloudflare's spelling
     ) -> None:
         code = int(status) if status else 200
         if not 200 <= code <= 599:
             raise ValueError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.")
         if any(character < " " for character in status_text):
             raise TypeError("Invalid statusText")
+        if encodeBody not in ("automatic", "manual"):
+            raise TypeError(f"encodeBody: unexpected value: {encodeBody}")
         content, content_type = content_of(body, "Response")
         if code in NULL_BODY_STATUSES:
             if content:
@@ -55,6 +61,7 @@ class Response(Body):
         self.reason: str | None = status_text or None
         self.url = ""
         self.redirected = False
+        self._encodes = encodeBody == "automatic"
         self._headers = Headers(headers)
         if content_type is not None and not self._headers.has("content-type"):
             self._headers.append("Content-Type", content_type)
@@ -79,13 +86,9 @@ class Response(Body):
         self.reason = status_text
         self.url = url
         self.redirected = False
+        self._encodes = False
         self._headers = Headers.from_raw(headers, immutable=immutable)
         return self
-
-    @property
-    def headers(self) -> Headers:
-        """The headers; those of a fetched response are immutable."""
-        return self._headers
 
     @property
     def ok(self) -> bool:
@@ -109,10 +112,12 @@ class Response(Body):
         """A redirect to an absolute URL."""
         if status not in _REDIRECTS:
             raise ValueError(f"{status} is not a redirect status code. It must be one of: 301, 302, 303, 307, or 308.")
-        if not is_absolute(url):
-            raise TypeError(f"Unable to parse URL: {url.partition('?')[0]}")
+        try:
+            location = normalise(url)
+        except TypeError:
+            raise TypeError(f"Unable to parse URL: {loggable(url)}") from None
         response = cls(None, status)
-        response._headers = Headers.from_raw(Headers([("Location", url)]).raw, immutable=True)
+        response._headers = Headers.from_raw(((b"Location", location.encode()),), immutable=True)
         return response
 
     redirect = redirect_to
@@ -126,6 +131,7 @@ class Response(Body):
         copy = Response.from_raw(self.status, self.reason, (), self._split(), url=self.url)
         copy._headers = self._headers.clone()
         copy.redirected = self.redirected
+        copy._encodes = self._encodes
         return copy
 
     def __repr__(self) -> str:

@@ -6,19 +6,28 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .context import BackgroundTasks, ExecutionContext
-from .entrypoint import WorkerEntrypoint, relaxed
+from .decoding import GzipDecoder, decode, encode
+from .entrypoint import WorkerEntrypoint, place_of, relaxed
 from .errors import ConfigError, FetchError
-from .ports import Clock, Fetcher, Handle, Send
-from .request import Request
+from .ports import Clock, DecoderFactory, Fetcher, Handle, Send
+from .queues import MessageBatch
+from .request import RELAYED, Request
 from .response import Response
+from .url import URL
+
+if TYPE_CHECKING:
+    from .scheduled import ScheduledController, ScheduledResult
 
 log = logging.getLogger("worker_compat")
+
+SCHEDULED_LIMIT_S = 900.0
+"""How long a scheduled event may take, its ``wait_until`` tasks included."""
 
 _USED = "Body has already been used. It can only be used once. Use tee() first if you need to read it twice."
 
@@ -30,13 +39,21 @@ class Runtime:
     """What handlers run in: a fetcher, a clock, and the background tasks of the process.
 
     ``origin`` answers requests whose handler raised after ``pass_through_on_exception``; without one such a
-    request is answered 500.
+    request is answered 500. ``decoders`` undo content codings beyond gzip: ``{"br": ...}``.
     """
 
-    def __init__(self, fetcher: Fetcher, *, clock: Clock = time.time, origin: Fetcher | None = None) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        clock: Clock = time.time,
+        origin: Fetcher | None = None,
+        decoders: Mapping[str, DecoderFactory] | None = None,
+    ) -> None:
         self.fetcher = fetcher
         self.clock = clock
         self.origin = origin
+        self.decoders = {"gzip": GzipDecoder, **(decoders or {})}
         self.background = BackgroundTasks()
 
     @contextmanager
@@ -53,11 +70,12 @@ class Runtime:
         respond = self._responder(entrypoint, env)
 
         async def handle(request: Request, send: Send) -> None:
-            context = ExecutionContext(self.background)
+            context = ExecutionContext(self.background, env=env)
             runtime_token = _runtime.set(self)
             context_token = _context.set(context)
             try:
-                await send(await respond(request, context))
+                response = await respond(request, context)
+                await send(encode(response) if response._encodes else response)
             finally:
                 context.finish()
                 _context.reset(context_token)
@@ -67,7 +85,7 @@ class Runtime:
 
     async def fetch(self, entrypoint: type[WorkerEntrypoint], env: Any, request: Request) -> Response:
         """Dispatch one request without a host, for tests and service bindings; the body is not read."""
-        context = ExecutionContext(self.background)
+        context = ExecutionContext(self.background, env=env)
         with self.use():
             token = _context.set(context)
             try:
@@ -76,25 +94,55 @@ class Runtime:
                 context.finish()
                 _context.reset(token)
 
-    async def scheduled(self, entrypoint: type[WorkerEntrypoint], env: Any, controller: Any) -> None:
-        """Dispatch one cron event: the class method is called with ``(controller, None, None)``, as on Workers."""
+    async def scheduled(
+        self, entrypoint: type[WorkerEntrypoint], env: Any, controller: ScheduledController
+    ) -> ScheduledResult:
+        """Dispatch one cron event: the class method is called with ``(controller, None, None)``, as on Workers.
+
+        Returns once the handler and its ``wait_until`` tasks have ended, after 15 minutes at the latest; what one of
+        them raised is in the result. ``ConfigError`` when there is no ``scheduled`` method.
+        """
+        from .scheduled import ScheduledResult
+
         handler = getattr(entrypoint, "scheduled", None)
         if handler is None:
             raise ConfigError("Handler does not export a scheduled() function")
-        context = ExecutionContext(self.background)
+        context = ExecutionContext(self.background, env=env)
         with self.use():
             token = _context.set(context)
             try:
-                result = handler(entrypoint(context, env), controller, None, None)
-                if inspect.isawaitable(result):
-                    await result
-            except asyncio.CancelledError as error:
-                if _is_cancelled():
-                    raise
-                raise RuntimeError("the scheduled handler awaited something that was cancelled") from error
+                async with asyncio.timeout(SCHEDULED_LIMIT_S):
+                    failure = await _failure_of(lambda: handler(entrypoint(context, env), controller, None, None))
+                    left_behind = await context.settled()
+                error = failure or left_behind
+            except TimeoutError as late:
+                context.cancel()
+                error = late
             finally:
                 context.finish()
                 _context.reset(token)
+        return ScheduledResult("ok" if error is None else "exception", controller.refuses_retry, error)
+
+    async def queue(self, entrypoint: type[WorkerEntrypoint], env: Any, batch: MessageBatch) -> None:
+        """Dispatch one batch: it lasts until the handler and its ``wait_until`` tasks are done, and raises what failed.
+
+        Cancelling it cancels those tasks too. ``queue(self, batch, env, ctx)`` gets None for the last two.
+        """
+        handler = getattr(entrypoint, "queue", None)
+        if handler is None:
+            raise ConfigError("Handler does not export a queue() function; add `async def queue(self, batch)`")
+        context = ExecutionContext(self.background, env=env)
+        with self.use():
+            token = _context.set(context)
+            try:
+                failure = await _failure_of(lambda: relaxed(handler)(entrypoint(context, env), batch))
+                left_behind = await context.settled()
+            finally:
+                context.cancel()
+                context.finish()
+                _context.reset(token)
+        if error := failure or left_behind:
+            raise error
 
     def _responder(
         self, entrypoint: type[WorkerEntrypoint], env: Any
@@ -123,10 +171,10 @@ class Runtime:
                 log.error(_USED)
                 return _internal_error()
             log.error(
-                "Incorrect type for Promise: the Promise did not resolve to 'Response' but to %s; "
-                "return a Response from fetch()",
-                type(result).__name__,
-            )
+                "%s: Incorrect type for Promise: the Promise did not resolve to 'Response' but to '%s'; "
+                "return a Response from fetch(), for example Response.json(data)",
+                place_of(entrypoint), type(result).__name__,
+            )  # fmt: skip
             return _internal_error()
 
         return respond
@@ -144,6 +192,21 @@ class Runtime:
         except Exception:
             log.exception("the origin's fetcher failed")
         return _internal_error()
+
+
+async def _failure_of(call: Callable[[], Any]) -> Exception | None:
+    """What a handler raised; being cancelled from outside goes through."""
+    try:
+        result = call()
+        if inspect.isawaitable(result):
+            await result
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise
+        return RuntimeError("the handler awaited something that was cancelled")
+    except Exception as error:
+        return error
+    return None
 
 
 def _is_cancelled() -> bool:
@@ -175,20 +238,36 @@ def wait_until(awaitable: Awaitable[Any]) -> None:
     context.wait_until(awaitable)
 
 
-async def fetch(resource: str | Request, **options: Any) -> Response:
+async def fetch(resource: str | URL | Request, **options: Any) -> Response:
     """Send a request with the runtime's fetcher; options are those of :class:`Request`, by keyword.
 
-    Raises :class:`worker_compat.errors.FetchError` (an ``OSError``) when no response came; a 4xx or 5xx
-    status is no error. https://developers.cloudflare.com/workers/runtime-apis/fetch/
+    The response's body is decoded when it is read (gzip, and what the runtime has decoders for), and goes on as it
+    came when the response is returned. Raises :class:`worker_compat.errors.FetchError` (an ``OSError``) when no
+    response came, and the signal's reason when that aborts; a 4xx or 5xx status is no error.
+    https://developers.cloudflare.com/workers/runtime-apis/fetch/
     """
     if not isinstance(resource, Request) or options:
         resource = Request(resource, **options)
-    fetcher = current().fetcher
-    if resource.redirect == "manual":
-        response = await fetcher.fetch(resource)
-        if "#" in response.url:
-            response.url = response.url.partition("#")[0]
-        return response
+    runtime = current()
+    if resource._options is RELAYED:
+        return await runtime.fetcher.fetch(resource)
+    return await fetch_through(runtime.fetcher, resource, runtime.decoders)
+
+
+async def fetch_through(fetcher: Fetcher, request: Request, decoders: Mapping[str, DecoderFactory]) -> Response:
+    """Workers' ``fetch`` over any fetcher, a service binding's included: redirects, the signal, decoding."""
     from .redirects import follow
 
-    return await follow(fetcher, resource)
+    asked = request._options
+    signal = asked.signal
+    if signal is None:
+        response = await follow(fetcher, request)
+    else:
+        from .abort import Until, guard
+
+        async with Until(signal):
+            response = await follow(fetcher, request)
+        guard(response, signal)
+    if asked.decodes:
+        decode(response, decoders)
+    return response

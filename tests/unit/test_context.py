@@ -242,6 +242,36 @@ class TestNested:
         assert seen == [3, 2, 1, 0]
 
 
+class TestAbort:
+    async def test_it_ends_the_task_that_calls_it_and_cancels_the_others(
+        self, ctx: ExecutionContext, background: BackgroundTasks, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        other, loose = asyncio.create_task(forever()), asyncio.create_task(forever())
+        ctx.wait_until(other)
+        ctx.adopt(loose)
+
+        async def aborting() -> None:
+            await asyncio.sleep(0)
+            ctx.abort("no more")
+            raise AssertionError("never reached")
+
+        mine = asyncio.create_task(aborting())
+        ctx.wait_until(mine)
+        ctx.finish()
+        await asyncio.wait([mine, other, loose])
+        assert mine.cancelled()
+        assert other.cancelled()
+        assert loose.cancelled()
+        assert caplog.messages == ["the event was aborted: no more"]
+        assert len(background) == 0
+
+    async def test_it_disarms_pass_through(self, ctx: ExecutionContext) -> None:
+        ctx.pass_through_on_exception()
+        with pytest.raises(asyncio.CancelledError):
+            ctx.abort()
+        assert not ctx.pass_through
+
+
 class TestMembers:
     async def test_pass_through_on_exception(self, ctx: ExecutionContext) -> None:
         armed = [ctx.pass_through]

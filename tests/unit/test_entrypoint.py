@@ -9,11 +9,12 @@ import pytest
 
 from worker_compat.bindings import Env
 from worker_compat.context import BackgroundTasks, ExecutionContext
-from worker_compat.entrypoint import WorkerEntrypoint, find_entrypoint, relaxed
+from worker_compat.entrypoint import WorkerEntrypoint, find_entrypoint, find_entrypoints, handler, place_of, relaxed
 from worker_compat.errors import ConfigError
 from worker_compat.request import Request
 from worker_compat.response import Response
 from worker_compat.runtime import Runtime
+from worker_compat.scheduled import ScheduledController
 from worker_compat.testing import ScriptedFetcher
 
 
@@ -56,6 +57,35 @@ class TestFinding:
     def test_default_is_a_class_of_the_right_kind(self, default: Any) -> None:
         with pytest.raises(ConfigError, match="Default must be a class that subclasses WorkerEntrypoint"):
             find_entrypoint(module(Default=default))
+
+    def test_all_restricts_what_is_found(self) -> None:
+        assert find_entrypoint(module(Default=Hello, __all__=["Default"])) is Hello
+        with pytest.raises(ConfigError, match="no handler found"):
+            find_entrypoint(module(Default=Hello, __all__=["Other"]))
+
+
+class TestNamed:
+    def test_every_subclass_by_its_name(self) -> None:
+        class Admin(Hello):
+            pass
+
+        found = find_entrypoints(
+            module(Default=Hello, Admin=Admin, Base=WorkerEntrypoint, _Private=Admin, OTHER=1, Plain=object)
+        )
+        assert found == {"default": Hello, "Admin": Admin}
+
+    def test_all_restricts_these_too(self) -> None:
+        found = find_entrypoints(module(Default=Hello, A=Hello, _B=Hello, __all__=["Default", "_B", "missing"]))
+        assert found == {"default": Hello, "_B": Hello}
+
+    def test_beside_a_legacy_function(self) -> None:
+        found = find_entrypoints(module(on_fetch=len, Admin=Hello))
+        assert list(found) == ["default", "Admin"]
+        assert found["Admin"] is Hello
+
+    def test_the_place_of_one(self) -> None:
+        assert place_of(Hello) == f"{__file__}, class Hello"
+        assert place_of(find_entrypoint(module(on_fetch=answered))) == f"{__file__}, class Default"
 
 
 class TestInstance:
@@ -165,15 +195,23 @@ class TestLegacy:
         assert issubclass(entrypoint, WorkerEntrypoint)
         assert await answered(entrypoint, Env(NAME="x")) == ["0", "1 /", "2 x", "3 x"][count]
 
+    async def test_the_decorator_changes_nothing(self) -> None:
+        @handler
+        async def on_fetch(request: Request) -> Response:
+            return Response(request.target)
+
+        assert await answered(find_entrypoint(module(on_fetch=on_fetch))) == "/"
+
     async def test_on_scheduled(self) -> None:
         seen: list[Any] = []
         entrypoint = find_entrypoint(
             module(on_scheduled=lambda controller, env, ctx: seen.append((controller, env, ctx)))
         )
         env = Env(NAME="x")
-        await Runtime(ScriptedFetcher({})).scheduled(entrypoint, env, "controller")
+        told = ScheduledController(60_000, "* * * * *")
+        assert (await Runtime(ScriptedFetcher({})).scheduled(entrypoint, env, told)).outcome == "ok"
         ((controller, seen_env, ctx),) = seen
-        assert (controller, seen_env) == ("controller", env)
+        assert (controller, seen_env) == (told, env)
         assert isinstance(ctx, ExecutionContext)
 
     async def test_what_is_missing_is_said(self) -> None:
@@ -182,7 +220,7 @@ class TestLegacy:
         with pytest.raises(ConfigError, match=r"Handler does not export a fetch\(\) function"):
             runtime.handler(entrypoint, None)
         with pytest.raises(ConfigError, match=r"Handler does not export a scheduled\(\) function"):
-            await runtime.scheduled(entrypoint, None, None)
+            await runtime.scheduled(entrypoint, None, ScheduledController(60_000, "* * * * *"))
 
 
 class TestEnv:

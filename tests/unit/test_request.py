@@ -12,8 +12,9 @@ from worker_compat.headers import Headers
 from worker_compat.request import Request, split_url
 from worker_compat.streams import ReadableStream
 from worker_compat.testing import ScriptedBody
+from worker_compat.url import parse
 
-URL = "https://Host.example:8443/a/../b?q=%2f#fragment"
+URL = "https://host.example:8443/b?q=%2f#fragment"
 LINES = ((b"Host", b"Example.COM:8787"), (b"X-D", b"1"), (b"x-d", b"2"))
 NO_BODY = r"^Request with a GET or HEAD method cannot have a body\.$"
 IMMUTABLE = r"^Can't modify immutable headers\.$"
@@ -52,15 +53,23 @@ class TestMaking:
 
     @pytest.mark.parametrize(
         "url",
-        ["", "/path", "host/path", "//host/path", "/next?to=http://x/", "http:/x", "http://", "http:///x", "1a://x"],
+        ["", "/path", "host/path", "//host/path", "/next?to=http://x/", "http://", "http:", "1a://x", "http://h:x/"],
     )
     async def test_the_url_is_absolute(self, url: str) -> None:
         await refused("^Invalid URL: ", url)
 
-    async def test_no_error_shows_a_query(self) -> None:
-        with pytest.raises(TypeError) as caught:
-            Request("/v1/models?key=secret")
-        assert str(caught.value) == "Invalid URL: /v1/models"
+    @pytest.mark.parametrize(
+        "url", ["https://Host.example:8443/a/../b?q=%2f#fragment", "https:host.example:8443/b?q=%2f#fragment"]
+    )
+    def test_the_url_is_normalised(self, url: str) -> None:
+        assert Request(url).url == URL
+        assert Request(parse(url)).url == URL
+
+    async def test_no_error_shows_a_query_or_a_password(self) -> None:
+        for url, shown in (("/v1/models?key=secret", "/v1/models"), ("http://me:secret@h:x/#secret", "http://h:x/")):
+            with pytest.raises(TypeError) as caught:
+                Request(url)
+            assert str(caught.value) == f"Invalid URL: {shown}"
 
     @pytest.mark.parametrize("method", ["get", "Patch", "propfind", "PURGE", "MSEARCH", HTTPMethod.DELETE])
     def test_known_methods_are_upper_cased(self, method: str) -> None:
@@ -85,7 +94,7 @@ class TestMaking:
     async def test_redirect_is_follow_or_manual(self, mode: str) -> None:
         await refused(r'^Invalid redirect value, must be one of "follow" or "manual"', URL, redirect=mode)
 
-    @pytest.mark.parametrize("option", ["json", "timeout", "cache", "signal"])
+    @pytest.mark.parametrize("option", ["json", "timeout", "cache", "encode_response_body"])
     async def test_unknown_options_are_refused(self, option: str) -> None:
         await refused(f"unexpected keyword argument '{option}'", URL, **{option: "x"})
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 import worker_compat
+from tests import virtual
 from worker_compat.context import ExecutionContext
 from worker_compat.entrypoint import WorkerEntrypoint
 from worker_compat.errors import ConfigError, ConnectFailed
 from worker_compat.request import Request
 from worker_compat.response import Response
 from worker_compat.runtime import Runtime, current, fetch, wait_until
+from worker_compat.scheduled import ScheduledController, ScheduledResult
 from worker_compat.streams import ReadableStream
 from worker_compat.testing import FakeClock, ScriptedBody, ScriptedFetcher, read_response
 
 LINES = ((b"Host", b"h"), (b"Content-Length", b"4"), (b"X-D", b"1"))
 OUTSIDE = "no runtime here"
+CONTROLLER = ScheduledController(1_700_000_040_000, "* * * * *")
 Handler = Callable[[WorkerEntrypoint, Request], Awaitable[Any]]
 
 
@@ -106,6 +109,23 @@ class TestDispatch:
         assert await sent(runtime, worker(handler)) == (500, b"Internal Server Error")
         assert "secret" in caplog.text
 
+    @pytest.mark.parametrize("origin", [None, ScriptedFetcher({})])
+    async def test_aborting_is_a_500_even_where_failing_is_not(
+        self, origin: ScriptedFetcher | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def handler(self: WorkerEntrypoint, request: Request) -> Response:
+            self.ctx.pass_through_on_exception()
+            self.ctx.wait_until(asyncio.get_running_loop().create_future())
+            try:
+                self.ctx.abort("secret")
+            except Exception:
+                return Response("nothing catches it")
+
+        runtime = Runtime(ScriptedFetcher({}), origin=origin)
+        assert await sent(runtime, worker(handler)) == (500, b"Internal Server Error")
+        assert "the event was aborted: secret" in caplog.text
+        assert await runtime.background.drain(1) == 0
+
     async def test_so_is_one_of_the_constructor(self, runtime: Runtime) -> None:
         def init(self: WorkerEntrypoint, ctx: Any, env: Any) -> None:
             raise ValueError("secret")
@@ -182,6 +202,27 @@ class TestClientLeaves:
         finish.set()
         assert await runtime.background.drain(1) == 0
         assert done.is_set()
+
+    async def test_what_a_stream_registers_at_its_end_runs(self, runtime: Runtime) -> None:
+        done: list[str] = []
+
+        async def record() -> None:
+            await asyncio.sleep(0)
+            done.append("recorded")
+
+        async def handler(self: WorkerEntrypoint, request: Request) -> Response:
+            async def body() -> AsyncIterator[bytes]:
+                try:
+                    yield b"one"
+                    yield b"two"
+                finally:
+                    self.ctx.wait_until(record())
+
+            return Response(body())
+
+        assert await sent(runtime, worker(handler)) == (200, b"onetwo")
+        await runtime.background.drain(1)
+        assert done == ["recorded"]
 
     async def test_a_teed_answer_is_recorded_to_its_end(self, runtime: Runtime) -> None:
         gate, first = asyncio.Event(), asyncio.Event()
@@ -350,24 +391,87 @@ class TestScheduled:
 
         async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
             calls.append((controller, env, ctx, self.env, current()))
-            self.ctx.wait_until(asyncio.sleep(0))
 
-        await runtime.scheduled(worker(None, scheduled=scheduled), "env", "controller")
-        assert calls == [("controller", None, None, "env", runtime)]
-        assert await runtime.background.drain(1) == 0
+        result = await runtime.scheduled(worker(None, scheduled=scheduled), "env", CONTROLLER)
+        assert calls == [(CONTROLLER, None, None, "env", runtime)]
+        assert result == ScheduledResult("ok", False)
 
-    async def test_it_may_be_synchronous(self, runtime: Runtime) -> None:
+    async def test_it_may_be_synchronous_and_its_value_is_ignored(self, runtime: Runtime) -> None:
         calls: list[Any] = []
-        entrypoint = worker(None, scheduled=lambda self, *args: calls.append(args))
-        await runtime.scheduled(entrypoint, None, "controller")
-        assert calls == [("controller", None, None)]
+
+        def scheduled(self: WorkerEntrypoint, *args: Any) -> str:
+            calls.append(args)
+            return "value"
+
+        entrypoint = worker(None, scheduled=scheduled)
+        assert await runtime.scheduled(entrypoint, None, CONTROLLER) == ScheduledResult("ok", False)
+        assert calls == [(CONTROLLER, None, None)]
 
     async def test_fewer_arguments_are_an_error(self, runtime: Runtime) -> None:
         async def scheduled(self: WorkerEntrypoint, controller: Any) -> None:
             raise AssertionError("never called")
 
-        with pytest.raises(TypeError, match="takes 2 positional arguments but 4 were given"):
-            await runtime.scheduled(worker(None, scheduled=scheduled), None, "controller")
+        result = await runtime.scheduled(worker(None, scheduled=scheduled), None, CONTROLLER)
+        assert result.outcome == "exception"
+        assert "takes 2 positional arguments but 4 were given" in str(result.error)
+
+    async def test_without_a_handler(self, runtime: Runtime) -> None:
+        with pytest.raises(ConfigError, match=r"^Handler does not export a scheduled\(\) function$"):
+            await runtime.scheduled(worker(None), None, CONTROLLER)
+
+    async def test_it_lasts_until_its_tasks_are_done(self, runtime: Runtime) -> None:
+        seen: list[str] = []
+
+        async def later(name: str, follower: str | None) -> None:
+            await asyncio.sleep(0.001)
+            seen.append(name)
+            if follower:
+                wait_until(later(follower, None))
+
+        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
+            self.ctx.wait_until(later("first", "nested"))
+
+        assert (await runtime.scheduled(worker(None, scheduled=scheduled), None, CONTROLLER)).outcome == "ok"
+        assert seen == ["first", "nested"]
+
+    @pytest.mark.parametrize("where", ["handler", "task", "nested task", "constructor"])
+    async def test_whatever_fails_is_the_outcome(self, runtime: Runtime, where: str) -> None:
+        done: list[str] = []
+
+        async def broken() -> None:
+            raise ValueError("broken")
+
+        async def nesting() -> None:
+            wait_until(broken())
+
+        async def fine() -> None:
+            await asyncio.sleep(0.001)
+            done.append("fine")
+
+        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
+            self.ctx.wait_until(fine())
+            if where == "handler":
+                raise ValueError("broken")
+            self.ctx.wait_until(broken() if where == "task" else nesting())
+
+        def init(self: WorkerEntrypoint, ctx: Any, env: Any) -> None:
+            if where == "constructor":
+                raise ValueError("broken")
+            WorkerEntrypoint.__init__(self, ctx, env)
+
+        entrypoint = worker(None, scheduled=scheduled, __init__=init)
+        result = await runtime.scheduled(entrypoint, None, CONTROLLER)
+        assert (result.outcome, str(result.error)) == ("exception", "broken")
+        assert done == ([] if where == "constructor" else ["fine"])
+
+    async def test_no_retry_is_in_the_result(self, runtime: Runtime) -> None:
+        def scheduled(self: WorkerEntrypoint, controller: ScheduledController, env: Any, ctx: Any) -> None:
+            controller.noRetry()
+            raise ValueError("broken")
+
+        told = ScheduledController(60_000, "* * * * *")
+        result = await runtime.scheduled(worker(None, scheduled=scheduled), None, told)
+        assert (result.outcome, result.noRetry) == ("exception", True)
 
     async def test_something_cancelled_inside_does_not_cancel_the_caller(self, runtime: Runtime) -> None:
         async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
@@ -375,8 +479,9 @@ class TestScheduled:
             task.cancel()
             await task
 
-        with pytest.raises(RuntimeError, match="something that was cancelled"):
-            await runtime.scheduled(worker(None, scheduled=scheduled), None, None)
+        result = await runtime.scheduled(worker(None, scheduled=scheduled), None, CONTROLLER)
+        assert result.outcome == "exception"
+        assert "something that was cancelled" in str(result.error)
 
     async def test_but_its_caller_may_be_cancelled(self, runtime: Runtime) -> None:
         started = asyncio.Event()
@@ -385,15 +490,28 @@ class TestScheduled:
             started.set()
             await asyncio.get_running_loop().create_future()
 
-        running = asyncio.create_task(runtime.scheduled(worker(None, scheduled=scheduled), None, None))
+        running = asyncio.create_task(runtime.scheduled(worker(None, scheduled=scheduled), None, CONTROLLER))
         await started.wait()
         running.cancel()
         await asyncio.wait([running])
         assert running.cancelled()
 
-    async def test_its_exception_is_the_callers(self, runtime: Runtime) -> None:
-        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
-            raise ValueError("broken")
+    @pytest.mark.parametrize("where", ["handler", "task"])
+    def test_it_has_fifteen_minutes(self, where: str) -> None:
+        ended: list[float] = []
 
-        with pytest.raises(ValueError, match="broken"):
-            await runtime.scheduled(worker(None, scheduled=scheduled), None, None)
+        async def endless() -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append(asyncio.get_running_loop().time())
+
+        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
+            self.ctx.wait_until(endless()) if where == "task" else await endless()
+
+        async def main() -> ScheduledResult:
+            return await Runtime(ScriptedFetcher({})).scheduled(worker(None, scheduled=scheduled), None, CONTROLLER)
+
+        result = virtual.run(main())
+        assert (result.outcome, type(result.error)) == ("exception", TimeoutError)
+        assert ended == [900]

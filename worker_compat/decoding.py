@@ -1,0 +1,144 @@
+"""Content codings as Workers treat them: fetched bodies are decoded when read, and passed on as they came.
+
+https://developers.cloudflare.com/workers/runtime-apis/fetch/
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from .ports import Decoder, DecoderFactory
+from .streams import ByteSource, ReadableStream
+
+if TYPE_CHECKING:
+    from .response import Response
+
+CHUNK = 64 * 1024
+"""Decoded bytes handed on at once; a body of zeros gzips to a thousandth."""
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class GzipDecoder:
+    """gzip (RFC 1952) with any number of members. See :class:`worker_compat.ports.Decoder`."""
+
+    __slots__ = ("_inflate", "_rest")
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(_GZIP)
+        self._rest = b""
+
+    def decode(self, data: bytes, limit: int) -> bytes:
+        """The next decoded bytes; see :class:`worker_compat.ports.Decoder`."""
+        data = self._rest + data
+        while True:
+            if self._inflate.eof and data:
+                self._inflate = zlib.decompressobj(_GZIP)
+            try:
+                out = self._inflate.decompress(data, limit)
+            except zlib.error:
+                raise TypeError("Gzip decompression failed.") from None
+            data = self._rest = self._inflate.unused_data or self._inflate.unconsumed_tail
+            # An empty member is not the end of the input.
+            if out or not data:
+                return out
+
+    def finish(self) -> None:
+        """``TypeError`` in the middle of a member, and when there was none."""
+        if not self._inflate.eof:
+            raise TypeError("Gzip compressed stream ended prematurely.")
+
+
+class EncodedStream(ReadableStream):
+    """A body in a content coding: whoever reads gets it decoded, whoever detaches its source gets it as it came."""
+
+    __slots__ = ("_factory", "_raw", "encoding")
+
+    def __init__(self, raw: ByteSource, encoding: str, factory: DecoderFactory) -> None:
+        super().__init__(_Decoding(raw, factory()))
+        self._raw = raw
+        self._factory = factory
+        self.encoding = encoding
+
+    def detach(self) -> ByteSource:
+        """The source of the encoded bytes."""
+        super().detach()
+        return self._raw
+
+    def tee(self) -> tuple[ReadableStream, ReadableStream]:
+        """Two streams that are encoded like this one."""
+        if self.disturbed:
+            return super().tee()
+        left, right = ReadableStream(self.detach()).tee()
+        self._disturbed = False
+        return self._like(left), self._like(right)
+
+    def decoded(self) -> ReadableStream:
+        """A stream of the decoded bytes, for whoever would detach it; this one is locked."""
+        super().detach()
+        return ReadableStream(self._source)
+
+    def _like(self, raw: ReadableStream) -> EncodedStream:
+        return EncodedStream(raw.detach(), self.encoding, self._factory)
+
+
+class _Decoding(ByteSource):
+    __slots__ = ("_ahead", "_decoder", "_raw")
+
+    def __init__(self, raw: ByteSource, decoder: Decoder) -> None:
+        self._raw = raw
+        self._decoder = decoder
+        self._ahead = memoryview(b"")
+
+    async def pull(self) -> bytes:
+        data = b""
+        while not (decoded := self._decoder.decode(data, CHUNK)):
+            if not self._ahead:
+                self._ahead = memoryview(await self._raw.pull())
+            if not self._ahead:
+                self._decoder.finish()
+                return b""
+            # In small pieces: a decoder copies what it has not used yet with every call.
+            data, self._ahead = bytes(self._ahead[:CHUNK]), self._ahead[CHUNK:]
+        return decoded
+
+    def close(self, reason: BaseException | None = None) -> None:
+        self._raw.close(reason)
+
+
+def decode(response: Response, decoders: Mapping[str, DecoderFactory]) -> None:
+    """Let the body of a fetched response be decoded when it is read, if its only coding is one of ``decoders``.
+
+    The headers stay as they came, the length of the encoded body included.
+    """
+    factory = decoders.get(response.headers.get("content-encoding") or "")
+    body = response.body if factory else None
+    if factory is not None and body is not None:
+        response._content = EncodedStream(body.detach(), response.headers.get("content-encoding") or "", factory)
+
+
+def encode(response: Response) -> Response:
+    """``response`` as it goes out: its body in the coding that its headers tell.
+
+    A fetched body in that coding passes as it came, in another one it is decoded. What code puts under a gzip
+    header is compressed; codings that nobody here makes are the handler's own work.
+    """
+    content, encoding = response._content, response.headers.get("content-encoding")
+    if isinstance(content, EncodedStream):
+        if content.encoding == encoding:
+            return response
+        response._content = content.decoded()
+    if encoding == "gzip" and (body := response.body) is not None:
+        response._content = ReadableStream.from_iterable(_gzipped(body))
+    return response
+
+
+async def _gzipped(stream: ReadableStream) -> AsyncIterator[bytes]:
+    deflate = zlib.compressobj(wbits=_GZIP)
+    async for chunk in stream:
+        for start in range(0, len(chunk), CHUNK):
+            # Flushed so that a reader of events need not wait for the next ones.
+            if data := deflate.compress(chunk[start : start + CHUNK]) + deflate.flush(zlib.Z_SYNC_FLUSH):
+                yield data
+    yield deflate.flush()
