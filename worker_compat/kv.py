@@ -10,7 +10,6 @@ https://developers.cloudflare.com/kv/api/
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import jsjson
 from .errors import KVError
 from .jsjson import JsDict as JsDict
+from .options import int32, json_text, named_options, refuse_unsendable, text_of
 from .ports import Clock, KVEntry, KVKey, KVStore
 
 if TYPE_CHECKING:
@@ -214,52 +214,24 @@ def _gone(expiration: int | None, now: float) -> bool:
 def _options(method: str, options: object, named: dict[str, Any]) -> dict[str, Any]:
     """The options that ``method`` knows, converted as the binding converts them."""
     position, type_name, known = _OPTIONS[method]
-    if options is not None and named:
-        raise TypeError(f"KV {method}() takes options as an object or as keywords, not both")
-    if options is not None and not isinstance(options, Mapping):
-        _refuse_unsendable(options)
+    if options is not None and not isinstance(options, Mapping) and not named:
+        refuse_unsendable(options)
         if type_name != "GetOptions":
             place = f"parameter {position} is not of type '{type_name}'"
             raise KVError("TypeError", f"Failed to execute '{method}' on 'KvNamespace': {place}.")
-        return {"type": _text(options)}
-    given = options or named
-    spellings = {name.lower(): name for name in known}
-    for name in given:
-        right = spellings.get(str(name).replace("_", "").lower(), name)
-        if right != name:
-            raise TypeError(f"KV {method}() takes {right!r}; Cloudflare silently ignores {name!r}")
-    return {name: _converted(name, given[name]) for name in known if name in given}
+        return {"type": text_of(options)}
+    given = named_options(f"KV {method}()", options, named, known)
+    return {name: _converted(name, value) for name, value in given.items()}
 
 
 def _converted(name: str, value: object) -> Any:
     if name in ("limit", "cacheTtl", "expiration", "expirationTtl"):
-        return _int32(value)
-    return _text(value) if name == "type" else value
-
-
-def _int32(value: object) -> int:
-    """``value`` as the binding makes an integer of it: JavaScript's ToNumber, not finite is 0, truncated."""
-    if isinstance(value, str):
-        value = jsjson.to_number(value)
-    if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        return 0
-    if not -(2**31) <= value <= 2**31 - 1:
-        limits = "Must be between -2147483648 and 2147483647 (inclusive)."
-        raise KVError("TypeError", f"Value out of range. {limits}")
-    return int(value)
-
-
-def _text(value: object) -> str:
-    text = jsjson.to_string(value)
-    if text is None:
-        _refuse_unsendable(value)
-        # JavaScript would take "[object Object]" here, which nobody ever means.
-        raise TypeError(f"expected str, not {type(value).__name__}")
-    return text
+        return int32(value, KVError)
+    return text_of(value) if name == "type" else value
 
 
 def _optional_text(value: object) -> str:
-    return "" if value is None else jsjson.to_utf8(_text(value)).decode("utf-8", "replace")
+    return "" if value is None else jsjson.to_utf8(text_of(value)).decode("utf-8", "replace")
 
 
 def _check_length(operation: str, text: str) -> None:
@@ -270,7 +242,7 @@ def _check_length(operation: str, text: str) -> None:
 
 
 def _key_name(operation: str, key: object) -> str:
-    name = _text(key)
+    name = text_of(key)
     if name in ("", ".", ".."):
         text = f'"{name}" is not allowed as a key name.' if name else "Key name cannot be empty."
         raise KVError("TypeError", text)
@@ -290,7 +262,7 @@ def _bulk_names(keys: list[Any], kind: str, given: Mapping[str, Any]) -> list[st
         raise _failed("GET_BULK", 400, "You must request a minimum of 1 key")
     names = []
     for key in keys:
-        name = jsjson.to_utf8(_text(key)).decode("utf-8", "replace")
+        name = jsjson.to_utf8(text_of(key)).decode("utf-8", "replace")
         if not name:
             raise _failed("GET_BULK", 400, "Key names must not be empty")
         if name in (".", ".."):
@@ -347,22 +319,7 @@ def _list_entry(row: KVKey) -> JsDict:
 
 
 def _metadata_text(value: object) -> str | None:
-    if value is None:
-        return None
-    try:
-        text = jsjson.stringify(value)
-    except (TypeError, ValueError) as error:
-        name = "TypeError" if isinstance(error, TypeError) else "RangeError"
-        raise KVError(name, str(error)) from None
-    _refuse_unsendable_parts(value)
-    return text
-
-
-def _refuse_unsendable_parts(value: object) -> None:
-    _refuse_unsendable(value)
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            _refuse_unsendable_parts(item)
+    return None if value is None else json_text(value, KVError)
 
 
 def _metadata_value(text: str | None) -> Any:
@@ -377,7 +334,7 @@ def _body(value: object) -> bytes | ReadableStream:
     text = jsjson.to_string(value)
     if text is not None:
         return jsjson.to_utf8(text)
-    _refuse_unsendable(value)
+    refuse_unsendable(value)
     try:
         return memoryview(value).tobytes()  # type: ignore[arg-type] # not a buffer is a TypeError
     except TypeError:
@@ -389,10 +346,3 @@ async def _drained(stream: ReadableStream) -> bytes:
     if stream.locked or stream.disturbed:
         raise KVError("TypeError", "The ReadableStream has been locked to a reader.")
     return await stream.read_all()
-
-
-def _refuse_unsendable(value: object) -> None:
-    """What Cloudflare's Python SDK refuses to hand to JavaScript at all."""
-    if isinstance(value, tuple | bytearray) or inspect.isawaitable(value):
-        kind = "Awaitable " if inspect.isawaitable(value) else ""
-        raise TypeError(f"{kind}{type(value)} cannot be sent over RPC.")

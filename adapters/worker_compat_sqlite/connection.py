@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from worker_compat.errors import ConfigError, StoreUnavailable
 
@@ -51,6 +52,27 @@ def database_path(url: str) -> Path:
     if "?" in name or "#" in name or "\0" in name:
         raise ConfigError(f"a SQLite URL takes no options: {_REMEDY}")
     return Path(name).absolute()
+
+
+def store_path(url: str, option: str) -> tuple[Path, str]:
+    """The file and the name that ``url`` has for a store: ``option`` is ``namespace`` or ``queue``.
+
+    As :func:`database_path`, with one option that may be given once, percent-encoded; ``default`` without it.
+    Raises :class:`ConfigError` too when the file's folder is not there.
+    """
+    address, _, query = url.partition("?")
+    path = database_path(address)
+    remedy = f"the one option of this SQLite URL is {option}=NAME"
+    try:
+        given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+    except ValueError:
+        raise ConfigError(f"the SQLite URL has a malformed option: {remedy}") from None
+    names = [name for _, name in given]
+    if any(known != option for known, _ in given) or len(names) > 1 or "" in names:
+        raise ConfigError(remedy)
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} of the SQLite file is not there: make it, or name another file")
+    return path, names[0] if names else "default"
 
 
 def require_sqlite() -> None:
