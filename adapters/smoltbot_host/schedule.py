@@ -1,43 +1,46 @@
-"""The schedule: runs the observer at every full minute."""
+"""The schedule: the observer's cron, run by one of all processes that share the store at KV_URL."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from smoltbot_worker import observer
 from smoltbot_worker.env import Env
 from smoltbot_worker.ports import RecordsUnavailable
+from worker_compat import registry
+from worker_compat.cron import Cron
 from worker_compat.runtime import Runtime
+from worker_compat.scheduled import ScheduledController, ScheduledResult, Scheduler
 
 log = logging.getLogger("smoltbot")
 
-
-@dataclass(slots=True)
-class ScheduledController:
-    """What a scheduled handler is told; ``scheduledTime`` in milliseconds since the epoch."""
-
-    scheduledTime: int  # noqa: N815 - Cloudflare's spelling
-    cron: str
+NAMESPACE = "smoltbot-schedule"
+"""Where the state of the schedule is kept, apart from the handler's KV."""
 
 
-async def run(runtime: Runtime, env: Env, sleep: Callable[[float], object] = asyncio.sleep) -> None:
-    """Run for ever; a failed run is logged and the next one comes a minute later."""
-    last = 0
-    while True:
+async def run(runtime: Runtime, env: Env) -> None:
+    """Run until cancelled; a failed run is logged and the next one comes a minute later."""
+
+    def turned() -> None:
         env.state.last_tick = time.monotonic()
-        now = env.clock()
-        due = (int(now) // 60 + 1) * 60
-        if due == last:
-            due += 60  # by this clock the sleep ended a little early, and this minute had its run
-        last = due
-        await sleep(due - now)  # type: ignore[misc] # asyncio.sleep, or a fake clock's
-        try:
-            await runtime.scheduled(observer.Default, env, ScheduledController(due * 1000, observer.CRON))
-        except RecordsUnavailable:
-            log.warning("the scheduled run of %s was skipped: the database is unavailable", observer.CRON)
-        except Exception as error:
-            log.error("the scheduled run of %s failed", observer.CRON, exc_info=error)
+
+    turned()
+    async with registry.open_kv(registry.with_option(env.kv_url, "namespace", NAMESPACE)) as state:
+        scheduler = Scheduler(
+            [Cron.parse(observer.CRON)],
+            lambda controller: runtime.scheduled(observer.Default, env, controller),
+            state=state,
+            clock=env.clock,
+            prefix=f"{NAMESPACE}/",
+            on_turn=turned,
+            on_result=_log,
+        )
+        await scheduler.run()
+
+
+def _log(controller: ScheduledController, result: ScheduledResult) -> None:
+    if isinstance(result.error, RecordsUnavailable):
+        log.warning("the scheduled run of %s was skipped: the database is unavailable", controller.cron)
+    elif result.outcome != "ok":
+        log.error("the scheduled run of %s failed", controller.cron, exc_info=result.error)
