@@ -1,0 +1,1 @@
+"""The command `worker-compat`: run a handler, list adapters, check an adapter."""

@@ -1,0 +1,5 @@
+"""``python -m worker_compat_cli``."""
+
+from .main import main
+
+main()

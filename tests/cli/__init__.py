@@ -1,0 +1,1 @@
+"""The command `worker-compat`, run as its users run it."""
