@@ -65,6 +65,12 @@ def _choice(*allowed: str) -> Parse:
     return parse
 
 
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("is not true or false")
+    return text.lower() == "true"
+
+
 def _base_url(text: str) -> str:
     try:
         parts = urlsplit(text)
@@ -140,6 +146,12 @@ class Env:
         "", "where records are kept: `sqlite:////absolute/path`", shown="`sqlite:///{DATA_DIR}/smoltbot.db`"
     )
     kv_url: str = setting("memory://", "where the KV namespace is kept; `memory://` is for a single node")
+    redis_required: bool = setting(
+        False,
+        "`true`: unready while the KV store is out of reach; requests go on in either case",
+        _flag,
+        shown="`false`",
+    )
     db_failure_mode: str = setting(
         "open", "while the database is unavailable: `open` relays unrecorded, `closed` answers 503",
         _choice("open", "closed"),
@@ -181,7 +193,10 @@ class Env:
     telemetry: Telemetry = field(kw_only=True, metadata={"binding": "takes the gateway's events"})
     agents: AgentDirectory = field(kw_only=True, metadata={"binding": "the agents this process knows"})
     state: State = field(kw_only=True, metadata={"binding": "where the process is in its life"})
-    kv: KVNamespace | None = field(default=None, metadata={"binding": "the KV namespace"})
+    kv: KVNamespace | None = field(default=None, metadata={"binding": "the KV namespace, which outlives its store"})
+    kv_primary: KVNamespace | None = field(
+        default=None, metadata={"binding": "the same, failing with its store: what readiness asks"}
+    )
     metrics_page: Callable[[], tuple[str, bytes]] | None = field(
         default=None, metadata={"binding": "content type and body of /metrics"}
     )
@@ -248,7 +263,7 @@ _LATER = """
     THINKING_BUDGET OTLP_ENDPOINT OTLP_AUTH PROVER_URL PROVER_API_KEY HEARTBEAT_URL DEPLOYMENT_ID
     READ_TOKEN PUBLIC_BASE_URL OBSERVER_STORE_BODIES OBSERVER_RETENTION_HOURS OBSERVER_BATCH
     OBSERVER_MAX_ATTEMPTS DRIFT_SIMILARITY_THRESHOLD MAX_CAPTURE_BYTES EXCHANGE_DURABILITY
-    GATE_MAX_WAIT_MS GATE_MAX_BYTES REDIS_REQUIRED DB_POOL_MIN DB_POOL_MAX WEBHOOK_ALLOW_PRIVATE
+    GATE_MAX_WAIT_MS GATE_MAX_BYTES DB_POOL_MIN DB_POOL_MAX WEBHOOK_ALLOW_PRIVATE
     ED25519_SIGNING_KEY ED25519_KEY_ID QUEUE_ENCRYPTION_KEY ADMIN_TOKEN
 """
 LATER = frozenset(_LATER.split())

@@ -76,6 +76,10 @@ class PrometheusTelemetry:
         self._records = counter("gateway_db_errors_total", "Times the database became unavailable", registry=registry)
         self._up = Gauge("gateway_dependency_up", "1 while usable", ["dep"], registry=registry)
         self._up.labels("database").set(1)
+        self._up.labels("kv").set(1)
+        self._cache = counter(
+            "gateway_cache_operations_total", "KV operations", ["operation", "result"], registry=registry
+        )
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -104,6 +108,14 @@ class PrometheusTelemetry:
         self._tasks.labels(task).inc()
         if error is not None:
             self._task_errors.labels(task).inc()
+
+    def cache_operation(self, operation: str, result: str) -> None:
+        """See :class:`smoltbot_host.kv.KVTelemetry`."""
+        self._cache.labels(operation, result).inc()
+
+    def kv_changed(self, available: bool) -> None:
+        """See :class:`smoltbot_host.kv.KVTelemetry`."""
+        self._up.labels("kv").set(1 if available else 0)
 
     def _exchange(self, event: ExchangeEnded) -> None:
         self._relay.request(event.provider, event.status)

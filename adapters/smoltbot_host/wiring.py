@@ -13,13 +13,13 @@ from smoltbot_worker import answers
 from smoltbot_worker.admission.agents import AgentDirectory
 from smoltbot_worker.env import Env
 from smoltbot_worker.health import State
-from worker_compat import registry
 from worker_compat.kv import KVNamespace
 from worker_compat.response import Response
 from worker_compat.runtime import Runtime
 from worker_compat_aiohttp import AiohttpHost, open_fetcher, open_host
 
 from . import records
+from .kv import open_kv
 from .logs import LogWriter
 from .telemetry import PrometheusTelemetry
 
@@ -42,7 +42,7 @@ async def wire(values: dict[str, Any], logs: LogWriter | None) -> AsyncIterator[
         telemetry = PrometheusTelemetry(logs, values["log_level"])
         url = records.database_url(values)
         store = await stack.enter_async_context(records.adapter(url).open_records(url))
-        kv_store = await stack.enter_async_context(registry.open_kv(values["kv_url"]))
+        kv = await stack.enter_async_context(open_kv(values["kv_url"], telemetry))
         fetcher = await stack.enter_async_context(
             open_fetcher(
                 connect_timeout_s=values["upstream_connect_timeout_s"],
@@ -67,7 +67,8 @@ async def wire(values: dict[str, Any], logs: LogWriter | None) -> AsyncIterator[
             telemetry=telemetry,
             agents=AgentDirectory(store, telemetry, card=values["default_card"]),
             state=State(),
-            kv=KVNamespace(kv_store),
+            kv=KVNamespace(kv.store),
+            kv_primary=KVNamespace(kv.primary),
             metrics_page=telemetry.page,
         )
         telemetry.gauge("gateway_connections", "Open client connections", lambda: host.connections)

@@ -15,30 +15,11 @@ CLOUDFLARE = frozenset({
     "patch_env", "python_from_rpc", "python_to_rpc", "waitUntil", "wait_until",
 })  # fmt: skip
 
-_FORMS = "forms and files come with multipart bodies; until then bodies are text, bytes, JSON or streams"
 _JAVASCRIPT = "there is no JavaScript on this side of the boundary"
-_TYPES = "a name for annotations only; ours are in the signatures"
 
 NOT_YET = {
-    "Blob": _FORMS,
-    "BlobEnding": _FORMS,
-    "BlobValue": _FORMS,
-    "Context": "the context is ExecutionContext here; Cloudflare's Protocol of this name is for annotations only",
-    "DurableObject": "needs placement and storage that no adapter offers",
-    "FetchKwargs": _TYPES,
-    "FetchResponse": "Pyodide's class below Response; fetch() returns Response",
-    "File": _FORMS,
-    "FormData": _FORMS,
-    "FormDataValue": _FORMS,
     "JSBody": _JAVASCRIPT,
-    "RequestInitCfProperties": _TYPES,
-    "WorkflowEntrypoint": "needs durable steps that no adapter offers",
-    "env": "the module-level environment comes with `worker-compat run`; handlers have self.env",
-    "handler": "legacy on_fetch functions are found without a mark",
     "import_from_javascript": _JAVASCRIPT,
-    "patch_env": "belongs to the module-level environment",
-    "python_from_rpc": _JAVASCRIPT,
-    "python_to_rpc": _JAVASCRIPT,
 }
 
 BODY = ast.parse((ROOT / "worker_compat" / "__init__.py").read_text(encoding="utf-8")).body

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from smoltbot_worker.env import read_variables
 from tests.architecture.tree import ROOT
 from tests.gateway_process import GatewayProcess
 from tests.provider.process import ProviderProcess
+from tests.services.process import end
+from tests.services.redis import redis_server
 from tests.wire.raw import RawClient
+from worker_compat import registry
+from worker_compat.ports import KVEntry
 
 from .ask import STREAM, ask, get, post, ready, script
 
@@ -31,6 +36,8 @@ _ROUTES = {
     "/openai/v1/chat/completions": "Authorization: Bearer sk-1",
     "/gemini/v1beta/models/gemini-2.5-pro:generateContent": "x-goog-api-key: AIza1",
 }
+
+_RESULTS = ("hit", "miss", "error")
 
 
 async def _metric(gateway: GatewayProcess, name: str, **labels: str) -> float:
@@ -142,6 +149,36 @@ async def test_row_49_51_background_work_is_not_in_the_way(tmp_path: Path, upstr
     assert last >= seen - 0.01
 
 
+async def test_row_48_requests_go_on_without_redis(tmp_path: Path, upstreams: dict[str, str]) -> None:
+    with redis_server(tmp_path) as redis, GatewayProcess(tmp_path, {**upstreams, "REDIS_URL": redis.url}) as gateway:
+        status, body = await ready(gateway)
+        assert (status, body["status"], body["checks"]["redis"]["status"]) == (200, "ready", "ok")
+        assert await _metric(gateway, "gateway_dependency_up", dep="kv") == 1
+        end(redis.process)
+        started = time.monotonic()
+        statuses = [(await ask(gateway, post())).status for _ in range(20)]
+        assert statuses == [200] * 20
+        status, body = await ready(gateway)
+        assert (status, body["status"], body["checks"]["redis"]["fallback"]) == (200, "degraded", "memory")
+        assert time.monotonic() - started < 5
+        assert await _metric(gateway, "gateway_cache_operations_total", operation="get", result="error") >= 1
+        with redis_server(tmp_path, port=redis.port):
+            back = time.monotonic()
+            while (await ready(gateway))[1]["status"] != "ready":
+                assert time.monotonic() - back < 5
+                await asyncio.sleep(0.1)
+
+
+async def test_row_48_a_required_redis_takes_the_instance_out(tmp_path: Path, upstreams: dict[str, str]) -> None:
+    variables = {**upstreams, "REDIS_URL": "", "REDIS_REQUIRED": "true"}
+    with redis_server(tmp_path) as redis:
+        gateway = GatewayProcess(tmp_path, {**variables, "REDIS_URL": redis.url})
+        gateway.start()
+    assert (await ready(gateway))[0] == 503
+    assert (await ask(gateway, post())).status == 200
+    assert gateway.stop() == 0
+
+
 async def test_row_57_provider_keys_are_optional(tmp_path: Path, upstreams: dict[str, str]) -> None:
     empty = dict.fromkeys(("OPENAI_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_API_KEY"), "")
     with GatewayProcess(tmp_path, {**upstreams, **empty}) as gateway:
@@ -154,8 +191,8 @@ async def test_row_58_no_redis_is_a_warning(tmp_path: Path) -> None:
         status, body = await ready(gateway)
         assert (status, body["status"], body["checks"]["redis"]["ok"]) == (200, "ready", True)
         lines = [json.loads(line) for line in gateway.output().splitlines()]
-    [warning] = [line["message"] for line in lines if line["level"] == "warn"]
-    assert warning == "KV is in memory: this is for a single node, and is empty after a restart"
+    warnings = [line["message"] for line in lines if line["level"] == "warn"]
+    assert warnings == ["KV is in memory: this is for a single node, and is empty after a restart"]
 
 
 async def test_row_59_the_port(tmp_path: Path) -> None:
@@ -306,6 +343,21 @@ async def test_row_67_the_duration_includes_the_body(tmp_path: Path, upstreams: 
             assert seen == (1 if total <= float(bound) else 0), bound
 
 
+async def test_row_69_cache_operations_are_counted(tmp_path: Path) -> None:
+    name = "gateway_cache_operations_total"
+    with redis_server(tmp_path) as redis, GatewayProcess(tmp_path, {"REDIS_URL": redis.url}) as gateway:
+        counted = {result: await _metric(gateway, name, operation="get", result=result) for result in _RESULTS}
+        await ready(gateway)
+        assert await _metric(gateway, name, operation="get", result="miss") == counted["miss"] + 1
+        async with registry.open_kv(f"{redis.url}?namespace=smoltbot") as store:
+            await store.put("health:probe", KVEntry(b"here"))
+        await ready(gateway)
+        assert await _metric(gateway, name, operation="get", result="hit") == counted["hit"] + 1
+        end(redis.process)
+        await ready(gateway)
+        assert await _metric(gateway, name, operation="get", result="error") == counted["error"] + 1
+
+
 async def test_row_70_the_process_describes_itself(tmp_path: Path) -> None:
     with GatewayProcess(tmp_path) as gateway:
         for name in ("process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"):
@@ -350,3 +402,16 @@ async def test_row_81_there_is_no_intermediate_host(
     assert not [name for name in names if name in ("via", "forwarded") or name.startswith(("x-forwarded-", "cf-aig-"))]
     targets = {line for line in file.read_text().splitlines() if line.startswith("connect")}
     assert targets == {f"connect ('127.0.0.1', {provider.port})"}
+
+
+async def test_row_84_memory_is_bounded() -> None:
+    tracemalloc.start()
+    try:
+        async with registry.open_kv("memory://") as store:
+            for number in range(30_000):
+                await store.put(f"key-{number}", KVEntry(number.to_bytes(4) * 4096))
+            assert await store.get("key-0") is None
+            assert await store.get("key-29999") is not None
+            assert tracemalloc.get_traced_memory()[0] < 80 * 1024 * 1024  # 30,000 entries would be 480 MB
+    finally:
+        tracemalloc.stop()

@@ -38,7 +38,7 @@ class BrokenKV(MemoryKVStore):
 
 def with_kv(store: MemoryKVStore, **variables: str) -> Gateway:
     gateway = Gateway(None, **variables)
-    gateway.env.kv = KVNamespace(store)
+    gateway.env.kv_primary = KVNamespace(store)
     return gateway
 
 
@@ -130,6 +130,13 @@ async def test_a_broken_kv_is_a_degradation() -> None:
     assert body["checks"]["redis"] == {
         "ok": False, "status": "unavailable", "fallback": "memory", "error": "kv_unreachable",
     }  # fmt: skip
+
+
+async def test_a_required_kv_makes_an_instance_unready() -> None:
+    status, body = await ready(with_kv(BrokenKV(StoreUnavailable("gone")), REDIS_REQUIRED="true"))
+    assert (status, body["status"]) == (503, "not_ready")
+    status, body = await ready(with_kv(MemoryKVStore(), REDIS_REQUIRED="true"))
+    assert (status, body["status"]) == (200, "ready")
 
 
 async def test_checks_run_at_once_and_within_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:

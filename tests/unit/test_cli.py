@@ -160,8 +160,8 @@ class TestServe:
             ("DATABASE_URL", "sqlite://h/db", "a SQLite URL has no host"),
             (
                 "REDIS_URL",
-                "redis://user:the-secret@h",
-                "no worker_compat.kv adapter for redis://; installed: memory://",
+                "etcd://user:the-secret@h",
+                "no worker_compat.kv adapter for etcd://; installed: kv+cloudflare://, memory://, postgres://",
             ),
         ],
     )

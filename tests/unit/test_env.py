@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "DATA_DIR": ("./data", {"/data": "/data"}, ANY),
     "DATABASE_URL": ("", {"sqlite:////a/b.db": "sqlite:////a/b.db"}, ANY),
     "KV_URL": ("memory://", {"redis://h": "redis://h"}, ANY),
+    "REDIS_REQUIRED": (False, {"true": True, "FALSE": False}, ["1", "yes"]),
     "DB_FAILURE_MODE": ("open", {"closed": "closed", "OPEN": "open"}, ["ajar", "true"]),
     "AIP_ENABLED": (True, {"false": False, "true": True, "False": True, "0": True, "no": True}, ANY),
     "GATEWAY_VERSION": (__version__, {"1.2.3-x": "1.2.3-x"}, ANY),

@@ -149,14 +149,21 @@ class TestMetrics:
         assert caplog.messages == ["no answer from openai: could not connect: OSError (r-9)"] * 3
 
     def test_the_database(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
-        assert samples(telemetry, "gateway_dependency_up") == {("database",): 1}
+        assert samples(telemetry, "gateway_dependency_up") == {("database",): 1, ("kv",): 1}
         telemetry.emit(RecordsChanged(False, "it is locked"))
-        assert samples(telemetry, "gateway_dependency_up") == {("database",): 0}
+        assert samples(telemetry, "gateway_dependency_up") == {("database",): 0, ("kv",): 1}
         telemetry.emit(RecordsChanged(True, ""))
-        assert samples(telemetry, "gateway_dependency_up") == {("database",): 1}
+        assert samples(telemetry, "gateway_dependency_up") == {("database",): 1, ("kv",): 1}
         assert samples(telemetry, "gateway_db_errors_total") == {(): 1}
         assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
         assert "it is locked" in caplog.text
+
+    def test_the_kv_store(self, telemetry: PrometheusTelemetry) -> None:
+        telemetry.kv_changed(False)
+        assert samples(telemetry, "gateway_dependency_up") == {("database",): 1, ("kv",): 0}
+        for result in ("hit", "hit", "error"):
+            telemetry.cache_operation("get", result)
+        assert samples(telemetry, "gateway_cache_operations_total") == {("get", "hit"): 2, ("get", "error"): 1}
 
     def test_scheduled_runs(self, telemetry: PrometheusTelemetry) -> None:
         for result in ("success", "success", "error"):
