@@ -49,7 +49,7 @@ _PURGE = """
 _RANGE = "FROM worker_compat_kv WHERE namespace = :namespace AND name >= :first AND name < :end ORDER BY name"
 # One row for the whole page: the interpreter lock changes hands with each row that SQLite gives.
 _PAGE = f"""
-    SELECT json_group_array(json_array(hex(name), iiif(metadata IS NULL, NULL, hex(metadata)), expiration)) FROM (
+    SELECT json_group_array(json_array(hex(name), iif(metadata IS NULL, NULL, hex(metadata)), expiration)) FROM (
         SELECT name, metadata, expiration FROM (SELECT name, metadata, expiration {_RANGE} LIMIT :most)
         WHERE {_LIVE} LIMIT :wanted
     )
