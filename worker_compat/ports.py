@@ -68,7 +68,7 @@ class KVStore(Protocol):
         """Up to ``limit`` live names with ``prefix``, ascending by UTF-8 bytes, after ``cursor``.
 
         ``cursor`` is None or one that an earlier page gave; ``ValueError`` for any other text. A page may be
-        short, even empty, and still have a cursor.
+        short, even empty, and still have a cursor; the last one has none, also when it is exactly full.
         """
         ...
 

@@ -72,6 +72,17 @@ async def test_not_before_the_start_is_complete() -> None:
     assert body["checks"]["supabase"]["ok"]  # what it waits for is shown from the first moment
 
 
+async def test_a_schema_that_is_on_its_way_is_no_outage() -> None:
+    gateway = Gateway()
+    gateway.state.started = False
+    gateway.records.error = RecordsUnavailable("no such table")
+    assert (await ready(gateway))[0] == 503
+    assert gateway.telemetry.of(RecordsChanged) == []
+    gateway.state.started = True
+    await ready(gateway)
+    assert [event.available for event in gateway.telemetry.of(RecordsChanged)] == [False]
+
+
 async def test_not_while_ending() -> None:
     gateway = Gateway({MESSAGES: Response(b"ok")})
     assert (await ready(gateway))[0] == 200
