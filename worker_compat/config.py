@@ -13,9 +13,7 @@ from typing import Any
 from .configfile import Table, read_table
 from .dotenv import parse_dotenv
 from .errors import ConfigError
-
-MAX_DELAY_S = 43_200
-"""The longest delay of a queue: twelve hours."""
+from .queues import MAX_DELAY_S
 
 # https://developers.cloudflare.com/workers/wrangler/configuration/#non-inheritable-keys
 _NOT_INHERITED = ("vars", "kv_namespaces", "queues", "services")

@@ -14,7 +14,13 @@ from .errors import ConfigError
 _REQUIRED: Any = object()
 _COMMENT_OR_STRING = re.compile(r'("(?:\\.|[^"\\\n])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\\n])*")|,(?=\s*[}\]])')
-_KINDS = {str: "a string", int: "a whole number", list: "a list", dict: "a table"}
+_KINDS = {
+    str: ("a string", "put it in quotes"),
+    int: ("a whole number", "write its digits without quotes"),
+    list: ("a list", "put it in [ ]"),
+    dict: ("a table", "put its keys into { } or below a [heading]"),
+}
+"""What a value must be, and how one writes it."""
 
 
 class Table:
@@ -122,8 +128,8 @@ class Table:
         if value is _REQUIRED:
             raise ConfigError(f"{self.at(key)} is missing; {hint}")
         if value is not default and not isinstance(value, kind):
-            advice = hint or ("put it in quotes" if kind is str else f"write {_KINDS[kind]}")
-            raise ConfigError(f"{self.at(key)} must be {_KINDS[kind]}; {advice}")
+            what, advice = _KINDS[kind]
+            raise ConfigError(f"{self.at(key)} must be {what}; {hint or advice}")
         return value
 
 

@@ -34,6 +34,7 @@ OnEvent = Callable[[Outcome, int], None]
 _IDLE_FIRST_S, _IDLE_MOST_S = 0.02, 1.0
 _OUTAGE_FIRST_S, _OUTAGE_MOST_S = 0.1, 2.0
 _ACK_LIMIT_S = 5.0
+_CALL_LIMIT_S = 5.0
 _CANCEL_LIMIT_S = 1.0
 
 
@@ -218,8 +219,19 @@ class Consumer:
 
     async def _gather(self) -> tuple[Sequence[Claimed], float]:
         """A batch, as full as it gets in the time since its first message, and when its first lease began."""
-        settings = self._settings
         held: list[Claimed] = []
+        try:
+            return held, await self._fill(held)
+        except asyncio.CancelledError:
+            self.stop(0)
+            if held:
+                # Nobody has seen them: they need not stay away until their lease ends, of which half is left.
+                release = partial(self._store.release, [claimed.id for claimed in held], 0)
+                await self._insist(self._outage, self._clock() + self._settings.lease_s / 4, release)
+            raise
+
+    async def _fill(self, held: list[Claimed]) -> float:
+        settings = self._settings
         since = 0.0
         while not self._stopping.is_set():
             self._woken.clear()
@@ -232,7 +244,7 @@ class Consumer:
                 break
             pause = (self._backoff if self._outage.lasts else self._idle).next()
             await self._wait_woken(min(pause, left) if held else pause)
-        return held, since
+        return since
 
     async def _claim(self, limit: int) -> Sequence[Claimed]:
         try:
@@ -358,18 +370,26 @@ class Consumer:
         return await self._insist(self._outage, until, partial(self._store.ack, ids))
 
     async def _insist(self, outage: _Outage, until: float, call: Callable[[], Awaitable[None]]) -> bool:
-        """Make ``call``, again while the store is unavailable and ``until`` has not come; whether it was done."""
+        """Make ``call``, again while the store is unavailable and ``until`` has not come; whether it was done.
+
+        Once running batches are cut off it is tried one last time.
+        """
         pauses = _Pauses(_OUTAGE_FIRST_S, _OUTAGE_MOST_S)
         while (left := until - self._clock()) > 0:
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min(left, _CALL_LIMIT_S)):
                     await call()
             except (StoreUnavailable, TimeoutError) as error:
                 outage.began(error)
             else:
                 outage.ended()
                 return True
-            await asyncio.sleep(min(pauses.next(), left))
+            if self._cut.is_set():
+                # The process cannot wait for the store any longer; the messages return when their lease ends.
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pauses.next(), left)):
+                    await self._cut.wait()
         return False
 
     def _tell(self, outcome: Outcome, count: int) -> None:

@@ -80,7 +80,13 @@ def find_entrypoint(module: ModuleType) -> type[WorkerEntrypoint]:
         )
     if not (inspect.isclass(default) and issubclass(default, WorkerEntrypoint)):
         raise ConfigError(f"{where}: Default must be a class that subclasses WorkerEntrypoint")
+    for name in _LEGACY.values():
+        if not callable(getattr(default, name, _no_handler)):
+            raise ConfigError(f"{where}: Default.{name} must be a method; write `async def {name}(self, ...)`")
     return default
+
+
+def _no_handler() -> None: ...
 
 
 def _names(module: ModuleType) -> list[str]:

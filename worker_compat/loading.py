@@ -88,9 +88,8 @@ def _check_syntax(source: bytes, file: Path) -> None:
 
 
 def _syntax_problem(error: SyntaxError | ValueError, file: Path) -> str:
-    if isinstance(error, SyntaxError):
-        where = f"{error.filename or file}, line {error.lineno}" if error.lineno else str(file)
-        return f"{where}: {error.msg}; correct that line"
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{_shown(Path(error.filename or file))}, line {error.lineno}: {error.msg}; correct that line"
     return f"{file}: {error}; save it as text in UTF-8"
 
 
@@ -98,6 +97,8 @@ def _import_problem(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError):
         return _syntax_problem(error, file)
     where = error_place(error, file.absolute().parent) or str(file)
+    if isinstance(error, ConfigError):
+        return f"{where}: {error}"
     if isinstance(error, ModuleNotFoundError):
         return f"{where}: {_missing_module(error.name or str(error))}"
     if isinstance(error, ImportError):

@@ -106,7 +106,9 @@ class Runtime:
 
         handler = getattr(entrypoint, "scheduled", None)
         if handler is None:
-            raise ConfigError("Handler does not export a scheduled() function")
+            raise ConfigError(
+                "Handler does not export a scheduled() function; add `async def scheduled(self, controller, env, ctx)`"
+            )
         context = ExecutionContext(self.background, env=env)
         with self.use():
             token = _context.set(context)
@@ -163,7 +165,8 @@ class Runtime:
                     raise
                 # Nobody cancelled this request: the handler awaited something that was cancelled.
                 return await self._failed(request, context, error)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                # sys.exit() ends an event, not the process that serves others.
                 return await self._failed(request, context, error)
             if isinstance(result, Response):
                 if not result._unusable():
@@ -204,6 +207,8 @@ async def _failure_of(call: Callable[[], Any]) -> Exception | None:
         if _is_cancelled():
             raise
         return RuntimeError("the handler awaited something that was cancelled")
+    except SystemExit as error:
+        return RuntimeError(f"the handler called sys.exit({error.code!r})")
     except Exception as error:
         return error
     return None

@@ -5,8 +5,7 @@ https://developers.cloudflare.com/workers/languages/python/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn
 
 from .bindings import env as env
 from .bindings import patch_env as patch_env
@@ -24,8 +23,9 @@ from .errors import ConfigError
 from .formdata import FormData as FormData
 from .formdata import FormDataValue as FormDataValue
 from .headers import Headers as Headers
-from .headers import HeadersInit
+from .request import FetchKwargs as FetchKwargs
 from .request import Request as Request
+from .request import RequestInitCfProperties as RequestInitCfProperties
 from .response import Response as Response
 from .rpc import python_from_rpc as python_from_rpc
 from .rpc import python_to_rpc as python_to_rpc
@@ -39,17 +39,6 @@ Body = BodyInit
 Context = ExecutionContext
 FetchResponse = Response
 JSBody = Any
-RequestInitCfProperties = Mapping[str, Any]
-
-
-class FetchKwargs(TypedDict, total=False):
-    """The options of ``fetch`` and ``Request``."""
-
-    headers: HeadersInit
-    body: Body
-    method: str
-    redirect: str
-    cf: RequestInitCfProperties
 
 
 def import_from_javascript(module: str) -> NoReturn:

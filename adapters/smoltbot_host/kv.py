@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import islice, starmap
 from typing import Protocol
 
 from worker_compat import registry
@@ -23,6 +24,7 @@ NAMESPACE = "smoltbot"
 MOST_CHANGED = 1000
 """How many names that changed during an outage are remembered, to be written when it ends."""
 
+_WRITTEN_AT_ONCE = 16
 _QUIET_S = 10.0
 
 
@@ -115,7 +117,7 @@ class FallbackKVStore:
         self._available = True
         self._warned: float | None = None
         self._announced = False
-        self._changed: dict[str, None] = {}
+        self._changed: dict[str, object] = {}
         self._forgotten = 0
         self._replaying = asyncio.Lock()
 
@@ -167,7 +169,7 @@ class FallbackKVStore:
 
     async def _remember(self, key: str) -> None:
         self._changed.pop(key, None)
-        self._changed[key] = None
+        self._changed[key] = object()
         if len(self._changed) > MOST_CHANGED:
             oldest = next(iter(self._changed))
             del self._changed[oldest]
@@ -180,14 +182,23 @@ class FallbackKVStore:
             return
         async with self._replaying:
             while self._changed:
-                key = next(iter(self._changed))
-                entry = await self._memory.get(key)
-                if entry is None:
-                    await self._primary.delete(key)
-                else:
-                    await self._primary.put(key, entry)
-                await self._memory.delete(key)
-                self._changed.pop(key, None)
+                # Every call waits for all of this: one after the other, names on a slow network would take minutes.
+                some = list(islice(self._changed.items(), _WRITTEN_AT_ONCE))
+                outcomes = await asyncio.gather(*starmap(self._write, some), return_exceptions=True)
+                for error in outcomes:
+                    if error is not None:
+                        raise error
+
+    async def _write(self, key: str, change: object) -> None:
+        entry = await self._memory.get(key)
+        if entry is None:
+            await self._primary.delete(key)
+        else:
+            await self._primary.put(key, entry)
+        # A call that was under way when the outage began may have failed meanwhile, and changed it once more.
+        if self._changed.get(key) is change:
+            del self._changed[key]
+            await self._memory.delete(key)
 
     def _lost(self, error: StoreUnavailable) -> None:
         if not self._available:

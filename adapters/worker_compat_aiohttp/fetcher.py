@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -81,6 +81,11 @@ class AiohttpFetcher:
             except ConnectionLost:
                 if not exchange.may_retry():
                     raise
+
+    def soon(self, call: Callable[[BaseException | None], None], reason: BaseException | None) -> None:
+        """Call from the loop, unless it has ended: then its connections have, too."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, reason)
 
     async def close(self) -> None:
         """Close every connection."""

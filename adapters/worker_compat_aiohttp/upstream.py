@@ -260,6 +260,11 @@ class Exchange:
             connection, self._connection = self._connection, None
             connection.close()
 
+    def forget(self) -> None:
+        """Close the connection of a response that was thrown away unread; from any thread, since garbage is."""
+        if self._connection is not None:
+            self._fetcher.soon(self.abandon, None)
+
 
 class UpstreamBody(ByteSource):
     """The body of a response as it arrives."""
@@ -306,6 +311,10 @@ class UpstreamBody(ByteSource):
 
     def close(self, reason: BaseException | None = None) -> None:
         self._exchange.abandon(reason)
+
+    def __del__(self) -> None:
+        # Nobody read to the end and nobody can any more, as when a handler looks at the status only.
+        self._exchange.forget()
 
 
 async def _within(awaitable: object, limit_s: float) -> None:

@@ -6,13 +6,16 @@ What a command needs is imported by the command, so that help is quick.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 _USAGE = 2
 """The exit code for wrong options, files and settings; a failure at work is 1."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _HANDLER = click.Path(path_type=Path)
 
@@ -34,6 +37,16 @@ class _Pair(click.ParamType[tuple[str, str]]):
         return name, text
 
 
+def _by_name(ctx: click.Context, param: click.Parameter, pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+    """The pairs of a repeated option; a name that is given twice is refused, since one of the two would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise click.BadParameter(f"{twice} is given twice; keep one of the two", ctx, param)
+    return found
+
+
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from worker_compat import __version__
@@ -48,7 +61,12 @@ def main() -> None:
     """Run Cloudflare-Workers-style Python handlers: docs/running-handlers.md."""
 
 
-@main.command()
+def _pairs(*names: str, metavar: str, help: str) -> Callable[[F], F]:
+    """An option that is given once for each name."""
+    return click.option(*names, multiple=True, type=_Pair(), callback=_by_name, metavar=metavar, help=help)
+
+
+@main.command(short_help="Serve a handler with its bindings, crons and queues.")
 @click.argument("handler", required=False, type=_HANDLER)
 @click.option(
     "-c",
@@ -61,18 +79,24 @@ def main() -> None:
 @click.option("-e", "--env", "environment", metavar="NAME", help="Use [env.NAME] of the configuration.")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Bind address.")
 @click.option(
-    "--port", default=8787, show_default=True, type=click.IntRange(0, 65535), help="Listen port; 0 takes a free one."
+    "--port",
+    default=8787,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Listen port; 0 takes a free one.",
 )
-@click.option("--kv", multiple=True, type=_Pair(), metavar="BINDING=URL", help="Keep a KV namespace at this URL.")
-@click.option("--queue", "queues", multiple=True, type=_Pair(), metavar="QUEUE=URL", help="Keep a queue at this URL.")
-@click.option("--var", "variables", multiple=True, type=_Pair(), metavar="NAME=VALUE", help="Set a variable.")
+@_pairs("--kv", metavar="BINDING=URL", help="Keep a KV namespace at this URL.")
+@_pairs("--queue", "queues", metavar="QUEUE=URL", help="Keep a queue, by its own name, at this URL.")
+@_pairs("--var", "variables", metavar="NAME=VALUE", help="Set a variable of the served worker.")
 @click.option(
     "--persist-to",
     type=_HANDLER,
     metavar="DIR",
     help="Keep data here  [default: .worker-compat beside the configuration]",
 )
-@click.option("--watch", is_flag=True, help="Start again whenever a file of the handler changes.")
+@click.option("--watch", is_flag=True, help="Start again whenever a file of the handler or its configuration changes.")
+@click.option("--watched-by", hidden=True, type=int, help="End with this parent process: the child of --watch.")
 @click.option("--traceback", is_flag=True, help="Show the whole trace of every error.")
 def run(
     handler: Path | None,
@@ -80,17 +104,18 @@ def run(
     environment: str | None,
     host: str,
     port: int,
-    kv: tuple[tuple[str, str], ...],
-    queues: tuple[tuple[str, str], ...],
-    variables: tuple[tuple[str, str], ...],
+    kv: Mapping[str, str],
+    queues: Mapping[str, str],
+    variables: Mapping[str, str],
     persist_to: Path | None,
     watch: bool,
+    watched_by: int | None,
     traceback: bool,
 ) -> None:
     """Serve HANDLER, or the worker that wrangler.toml declares, until Ctrl-C."""
     from .plan import Options
 
-    options = Options(handler, configs, environment, dict(kv), dict(queues), dict(variables), persist_to)
+    options = Options(handler, configs, environment, kv, queues, variables, persist_to)
 
     def start() -> int:
         if watch:
@@ -99,12 +124,12 @@ def run(
             return run_again(options, host, port, sys.argv[1:])
         from .run import serve
 
-        return serve(options, host, port, traceback=traceback)
+        return serve(options, host, port, traceback=traceback, watched_by=watched_by)
 
     _finish(start, traceback=traceback)
 
 
-@main.command()
+@main.command(short_help="List the adapters that are installed.")
 def adapters() -> None:
     """List the adapters that are installed, and what they lack."""
     from .adapters import table
@@ -112,7 +137,7 @@ def adapters() -> None:
     click.echo(table())
 
 
-@main.command()
+@main.command(short_help="Run the conformance kit against a live store.")
 @click.argument("url")
 @click.option("--kv", "group", flag_value="kv", help="Judge it as a KV store only.")
 @click.option("--queue", "group", flag_value="queue", help="Judge it as a queue only.")

@@ -39,22 +39,34 @@ class Plan:
 
 def make_plan(options: Options) -> Plan:
     """Read what the options name. ``ConfigError`` for whatever does not fit together."""
+    configs = read_configs(options)
     if options.handler is None:
-        files = options.configs or (_config_here(),)
-        configs = [read_config(file, options.environment) for file in files]
         _check_declared("--kv", options.kv, [entry.binding for config in configs for entry in config.kv_namespaces])
         _check_declared("--queue", options.queues, _queues(configs))
         configs[0] = replace(configs[0], vars={**configs[0].vars, **options.variables})
-    else:
-        configs = [_without_config(options, options.handler)]
-    for option, group, urls in (("--kv", registry.KV, options.kv), ("--queue", registry.QUEUE, options.queues)):
-        for name, url in urls.items():
+    folder = (options.persist_to or (configs[0].file or configs[0].main).parent / STATE_FOLDER).absolute()
+    urls = _urls(folder, options)
+    _load_adapters(urls)
+    return Plan(tuple(configs), urls, folder)
+
+
+def read_configs(options: Options) -> list[WorkerConfig]:
+    """The workers that the options name, as they declare themselves."""
+    if options.handler is not None:
+        return [_without_config(options, options.handler)]
+    return [read_config(file, options.environment) for file in options.configs or (_config_here(),)]
+
+
+def _load_adapters(urls: StorageUrls) -> None:
+    """Import what keeps the data now: later a handler called ``sqlite3.py`` would be taken for the library."""
+    registry.check(registry.KV, urls.kv_default)
+    registry.check(registry.QUEUE, urls.queue_default)
+    for option, group, given in (("--kv", registry.KV, urls.kv), ("--queue", registry.QUEUE, urls.queues)):
+        for name, url in given.items():
             try:
                 registry.check(group, url)
             except ConfigError as error:
                 raise ConfigError(f"{option} {name}: {error}") from error
-    folder = options.persist_to or (configs[0].file or configs[0].main).parent / STATE_FOLDER
-    return Plan(tuple(configs), _urls(folder.absolute(), options), folder.absolute())
 
 
 def prepare_folder(plan: Plan) -> None:
@@ -84,6 +96,11 @@ def _without_config(options: Options, handler: Path) -> WorkerConfig:
     """A handler alone: the options declare its bindings, and it consumes every queue that it is given."""
     if options.configs or options.environment:
         raise ConfigError("a handler file goes without --config and --env; `main` in wrangler.toml names its handler")
+    given = {"--var": options.variables, "--kv": options.kv, "--queue": options.queues}
+    for name in [*options.variables, *options.kv, *options.queues]:
+        by = [option for option, names in given.items() if name in names]
+        if len(by) > 1:
+            raise ConfigError(f"{name} is bound twice, by {' and '.join(by)}; rename one of them")
     return WorkerConfig(
         name=handler.stem,
         main=handler,

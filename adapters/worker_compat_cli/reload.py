@@ -17,7 +17,8 @@ import click
 
 from worker_compat.errors import ConfigError
 
-from .plan import CONFIG_NAMES, Options, make_plan
+from .plan import CONFIG_NAMES, Options, read_configs
+from .run import CannotListen
 
 _POLL_S = 0.3
 _PASSED_OVER = frozenset({"__pycache__", "node_modules", "site-packages"})
@@ -31,7 +32,7 @@ def watch(options: Options, host: str, port: int, arguments: Sequence[str]) -> i
     A mistake in a file ends the child with its sentence; the next change starts another one. The port stays.
     """
     command = [sys.executable, "-P", "-m", "worker_compat_cli", *(text for text in arguments if text != "--watch")]
-    command += ["--port", str(port or _free_port(host))]
+    command += ["--port", str(port or _free_port(host)), "--watched-by", str(os.getpid())]
     children = _Children(command)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, children.signalled)
@@ -98,7 +99,7 @@ def _files(options: Options) -> Iterator[Path]:
     for folder in list(folders):
         yield from folder.glob(".dev.vars*")
     with suppress(ConfigError):  # the child says what is wrong; the configuration itself is watched anyway
-        folders |= {config.main.parent for config in make_plan(options).configs}
+        folders |= {config.main.parent for config in read_configs(options)}
     for folder in folders:
         yield from _modules(folder)
 
@@ -110,5 +111,10 @@ def _modules(folder: Path) -> Iterator[Path]:
 
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port for every child; ``CannotListen`` where the first one could not listen either."""
+    try:
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, 0), family=family) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise CannotListen(host, 0, error) from error

@@ -25,6 +25,8 @@ from .wiring import bind_workers, load_workers
 GRACE_S = 10.0
 """How long requests, batches and background work may go on after the first signal."""
 
+_WATCHER_POLL_S = 0.5
+
 
 class _ListeningHost(Host, Protocol):
     """A host that says when and where it listens."""
@@ -36,19 +38,26 @@ class _ListeningHost(Host, Protocol):
 class CannotListen(WorkerCompatError):
     """The address is taken or not ours."""
 
+    def __init__(self, address: str, port: int, error: BaseException | None) -> None:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        super().__init__(f"cannot listen on {address}:{port} ({reason}); choose another with --host and --port")
 
-def serve(options: Options, host: str, port: int, *, traceback: bool) -> int:
-    """Run until a signal; the exit code. ``ConfigError`` and ``StoreUnavailable`` for what stops the start."""
+
+def serve(options: Options, host: str, port: int, *, traceback: bool, watched_by: int | None) -> int:
+    """Run until a signal, or until the parent process ``watched_by`` is gone; the exit code.
+
+    ``ConfigError`` and ``StoreUnavailable`` for what stops the start.
+    """
     plan = make_plan(options)
     configure_logs([config.main.absolute().parent for config in plan.configs], traceback=traceback)
     for config in plan.configs:
         for warning in config.warnings:
             click.echo(f"warning: {warning}", err=True)
-    asyncio.run(_serve(plan, host, port))
+    asyncio.run(_serve(plan, host, port, watched_by))
     return 0
 
 
-async def _serve(plan: Plan, address: str, port: int) -> None:
+async def _serve(plan: Plan, address: str, port: int, watched_by: int | None) -> None:
     end_with_event(*(config.main.absolute().parent for config in plan.configs))
     async with AsyncExitStack() as stack:
         fetcher = await stack.enter_async_context(registry.open_fetcher())
@@ -59,6 +68,8 @@ async def _serve(plan: Plan, address: str, port: int) -> None:
         await bind_workers(workers, stores)
         host = cast("_ListeningHost", await stack.enter_async_context(registry.open_host(address, port)))
         stop = _stop_on_signals()
+        if watched_by is not None:
+            _stop_without(watched_by, stop)
         serving = asyncio.create_task(host.serve(with_trigger(workers[0], runtime)))
         await _until_listening(host, serving, address, port)
         events = Events(runtime)
@@ -85,6 +96,14 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
+def _stop_without(watcher: int, stop: asyncio.Event) -> None:
+    """Stop when the parent process is another one than ``watcher``: one that was killed cannot say so."""
+    if os.getppid() == watcher:
+        asyncio.get_running_loop().call_later(_WATCHER_POLL_S, _stop_without, watcher, stop)
+    else:
+        stop.set()
+
+
 async def _until_listening(host: _ListeningHost, serving: asyncio.Task[None], address: str, port: int) -> None:
     listening = asyncio.create_task(host.listening.wait())
     await asyncio.wait({listening, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -92,10 +111,7 @@ async def _until_listening(host: _ListeningHost, serving: asyncio.Task[None], ad
         return
     listening.cancel()
     error = serving.exception()
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    raise CannotListen(
-        f"cannot listen on {address}:{port} ({reason}); choose another with --host and --port"
-    ) from error
+    raise CannotListen(address, port, error) from error
 
 
 async def _first(stopped: asyncio.Task[bool], *others: asyncio.Task[None]) -> None:

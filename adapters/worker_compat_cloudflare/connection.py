@@ -131,7 +131,7 @@ class RestApi:
                 response = await self._fetcher.fetch(request)
                 answer = Answer(response.headers, await response.bytes())
         except TimeoutError:
-            raise StoreUnavailable(f"Cloudflare's API did not answer within {self._limit_s:g} s") from None
+            raise StoreUnavailable(f"Cloudflare's API did not answer within {self._limit_s:g} s: try again") from None
         except FetchError as error:
             raise StoreUnavailable(f"Cloudflare's API cannot be reached: {error}") from error
         if response.ok:
@@ -159,9 +159,9 @@ def _refusal(status: int, codes: frozenset[int]) -> str:
     numbers = ", ".join(map(str, sorted(codes)))
     seen = f"(status {status}, code {numbers})" if numbers else f"(status {status})"
     if status >= 500:
-        return f"Cloudflare's API failed {seen}"
+        return f"Cloudflare's API failed {seen}: try again, or look at cloudflarestatus.com"
     if status == 429:
-        return f"Cloudflare's API allows no more requests for now {seen}"
+        return f"Cloudflare's API allows no more requests for now {seen}: wait up to five minutes"
     if status in (401, 403) or codes & _BAD_TOKEN:
         return (
             f"Cloudflare refused the token {seen}; {TOKEN_VARIABLE} needs the permission "

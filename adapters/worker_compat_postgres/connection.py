@@ -39,17 +39,21 @@ _HOST = re.compile(r"(\[[0-9a-f:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?", re.IGNORECASE)
 _PLANNER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off", "jit": "off"}
 _SET_PLANNER = "".join(f"SET LOCAL {name} = {value};" for name, value in _PLANNER.items())
 
+_POOLER = "a pooler in transaction mode is in between: add prepared=off to the URL"
 _PROBLEMS = {
     "28": "it refuses this user or password: check both in the URL",
     "3D": "it has no such database: create it, or name another in the URL",
-    "22": "it refuses a value that its column cannot hold",
+    "22": "it refuses a value that its column cannot hold: name a database with the encoding UTF8",
     "25006": "it is read-only: name the primary server in the URL",
     "42501": "this role lacks rights: GRANT it SELECT, INSERT, UPDATE, DELETE on the worker_compat tables",
     "42P01": "its tables were removed: the next call makes them again",
-    "53100": "its disk is full",
+    "53100": "its disk is full: make room",
     "53": "it is out of resources: raise max_connections, or give it memory or disk",
     "54": "a name is longer than its index can hold: keep names below 2,600 bytes",
     "57P": "it is starting or stopping: try again",
+    "26": _POOLER,
+    "42P05": _POOLER,
+    "08P01": _POOLER,
     "08": "the connection to it broke: try again",
 }
 
@@ -93,6 +97,8 @@ def _options(query: str, known: Sequence[str]) -> dict[str, str]:
         raise ConfigError("the PostgreSQL URL has a malformed option: write name=value&name=value") from None
     names = [name for name, _ in given]
     wrong = sorted({name for name in names if name not in known or names.count(name) > 1})
+    if wrong and "@" in query:  # these names may be what follows a ? in a password
+        raise ConfigError("the PostgreSQL URL has a wrong option: write ? in a password as %3F, @ in an option as %40")
     if wrong:
         raise ConfigError(
             f"the PostgreSQL URL has an option that is unknown or given twice: {', '.join(wrong)};"

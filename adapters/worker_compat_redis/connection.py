@@ -34,7 +34,7 @@ from .breaker import Breaker
 from .limits import TimeLimit
 from .pool import Pool
 from .problems import problem_of, unavailable
-from .servers import ClusterNode, Finder, FixedServer, SentinelMaster
+from .servers import ClusterNode, Finder, FixedServer, SentinelMaster, require_master
 from .settings import Address, Settings
 
 Word = bytes | str | int
@@ -74,6 +74,7 @@ class Link:
         self._finding = asyncio.Lock()
         self._address: Address | None = None
         self._pools: dict[Address, Pool] = {}
+        self._closed = False
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Word], *, size: int = 0) -> Any:
         """The answer of ``script``; errors as for :meth:`call`."""
@@ -107,11 +108,14 @@ class Link:
         return answer
 
     def _check(self) -> None:
+        if self._closed:
+            raise unavailable("this process has closed it: use it inside its async with")
         if (words := self._breaker.refusal) is not None:
             raise unavailable(words)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, those that are in use as soon as they are free."""
+        self._closed = True
         pools, self._pools = list(self._pools.values()), {}
         await asyncio.gather(*(pool.close() for pool in pools), return_exceptions=True)
 
@@ -136,6 +140,7 @@ class Link:
             except MovedError as moved:
                 if self._settings.topology != "cluster":
                     raise
+                await self._forget(address)
                 self._address = (moved.host or address[0], moved.port)
             except AskError as ask:
                 # The slot is on its way there and belongs here until it has arrived.
@@ -174,7 +179,8 @@ class Link:
     async def _connection(self, address: Address) -> AsyncIterator[Connection]:
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = Pool(partial(self._made, address), self._settings.connect_timeout_s)
+            make = partial(self._made, address)
+            pool = self._pools[address] = Pool(make, self._settings.connect_timeout_s, self._check_role)
         try:
             connection = await pool.take()
         except (RedisError, OSError) as error:
@@ -189,6 +195,11 @@ class Link:
             raise
         finally:
             await pool.give_back(connection)
+
+    async def _check_role(self, connection: Connection) -> None:
+        # A fail-over closes the connections to the old master, which answers reads as a replica from then on.
+        if self._settings.topology == "sentinel":
+            require_master(await _send(connection, ("ROLE",)))
 
     async def _forget(self, address: Address) -> None:
         """Look for the server anew next time, over new connections: the idle ones may be as dead as this one."""

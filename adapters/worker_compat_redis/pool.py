@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from redis.asyncio.connection import Connection
 
@@ -13,14 +13,19 @@ _OPENED_AT_ONCE = 4
 
 
 class Pool:
-    """Connections that ``make`` makes, each opened within ``limit_s``; how many are used at once is up to the caller.
+    """Connections that ``make`` makes, each opened and passed by ``check`` within ``limit_s``.
+
+    How many are used at once is up to the caller.
 
     Only four are being opened at a time, so that a burst of first calls neither runs into its own time limit nor
     leaves dozens of connections behind: who waits takes one that has become free meanwhile.
     """
 
-    def __init__(self, make: Callable[[], Connection], limit_s: float) -> None:
+    def __init__(
+        self, make: Callable[[], Connection], limit_s: float, check: Callable[[Connection], Awaitable[None]]
+    ) -> None:
         self._make = make
+        self._check = check
         self._limit_s = limit_s
         self._idle: list[Connection] = []
         self._opening = asyncio.Semaphore(_OPENED_AT_ONCE)
@@ -57,6 +62,7 @@ class Pool:
         try:
             async with TimeLimit(self._limit_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                await self._check(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

@@ -44,7 +44,8 @@ class RedisQueueStore:
     def __init__(self, link: Link, tag: bytes, *, clock: Clock = time.time) -> None:
         self._link = link
         self._clock = clock
-        self._keys = [tag + part for part in (b":stream", b":leases", b":returned", b":later", b":ages")]
+        self._keys = [tag + part for part in (b":stream", b":leases", b":returned", b":later", b":ages", b":holders")]
+        self._holder = uuid4().hex
 
     async def push(self, bodies: Sequence[bytes], delay_s: int) -> None:
         """Append messages, due after ``delay_s`` seconds; durable as Redis is configured."""
@@ -59,7 +60,7 @@ class RedisQueueStore:
     async def claim(self, limit: int, lease_s: int) -> Sequence[Claimed]:
         """Lease up to ``limit`` due messages for ``lease_s`` seconds, oldest first."""
         now = self._clock()
-        found = await self._link.run(CLAIM, self._keys, [repr(now), limit, repr(now + lease_s), _MIB])
+        found = await self._link.run(CLAIM, self._keys, [repr(now), limit, repr(now + lease_s), _MIB, self._holder])
         messages = [Claimed(name.decode(), body, float(pushed), attempts) for name, body, pushed, attempts in found]
         return sorted(messages, key=lambda message: message.timestamp)
 
@@ -69,10 +70,13 @@ class RedisQueueStore:
             await self._link.run(ACK, self._keys, _words(ids))
 
     async def release(self, ids: Sequence[str], delay_s: int) -> None:
-        """Give back messages whose lease still runs, due again after ``delay_s`` seconds."""
+        """Give back messages that this object has leased, due again after ``delay_s`` seconds.
+
+        A lease that ran out, a message that somebody else has leased since and an unknown id are left alone.
+        """
         if ids:
             now = self._clock()
-            await self._link.run(RELEASE, self._keys, [repr(now), repr(now + delay_s), *_words(ids)])
+            await self._link.run(RELEASE, self._keys, [repr(now), repr(now + delay_s), self._holder, *_words(ids)])
 
     async def depth(self) -> QueueDepth:
         """The backlog; messages that are not yet due wait too."""

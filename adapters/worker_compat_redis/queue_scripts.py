@@ -4,7 +4,7 @@ All keys of a queue are under one hash tag. Messages are the entries of a stream
 pushed) with one consumer group; what has been delivered is pending in the group, and is also either in the ordered set
 ``leases`` by the end of its lease or in ``returned`` by when it is due again. Messages that were pushed with a delay
 wait in ``later`` by when they are due: a token of 32 characters, the time of the push, a space, the body. ``ages``
-holds every message, by id or token, by when it was pushed.
+holds every message, by id or token, by when it was pushed; ``holders`` says who has leased a message last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ end
 """KEYS as in CLAIM. ARGV: now, when due or '', then a token and a body for each message."""
 
 CLAIM = Script("""
-local stream, leases, returned, later, ages = unpack(KEYS)
+local stream, leases, returned, later, ages, holders = unpack(KEYS)
 local group, now, limit, lease_end, most = 'workers', ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local claimed, bytes = {}, 0
 
@@ -35,6 +35,7 @@ local function add(entry, attempts)
     fields[entry[2][i]] = entry[2][i + 1]
   end
   redis.call('ZADD', leases, lease_end, entry[1])
+  redis.call('HSET', holders, entry[1], ARGV[5])
   claimed[#claimed + 1] = {entry[1], fields.b, fields.t, attempts}
   bytes = bytes + #fields.b
 end
@@ -50,6 +51,7 @@ local function again(set)
       add(entry, redis.call('XPENDING', stream, group, id, id, 1)[1][4])
     else
       redis.call('ZREM', ages, id)
+      redis.call('HDEL', holders, id)
     end
   end
 end
@@ -79,7 +81,8 @@ while #claimed < limit and bytes < most do
 end
 return claimed
 """)
-"""KEYS: stream, leases, returned, later, ages. ARGV: now, limit, end of the leases, how many bytes are enough.
+"""KEYS: stream, leases, returned, later, ages, holders. ARGV: now, limit, end of the leases, how many bytes are enough,
+who claims.
 
 For each message its id, body, time of the push, and attempts.
 """
@@ -91,21 +94,22 @@ for _, id in ipairs(ARGV) do
     redis.call('XDEL', KEYS[1], id)
     redis.call('ZREM', KEYS[2], id)
     redis.call('ZREM', KEYS[3], id)
+    redis.call('HDEL', KEYS[6], id)
   end
 end
 """)
 """KEYS as in CLAIM. ARGV: ids."""
 
 RELEASE = Script("""
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local ends = redis.call('ZSCORE', KEYS[2], ARGV[i])
-  if ends and tonumber(ends) > tonumber(ARGV[1]) then
+  if ends and tonumber(ends) > tonumber(ARGV[1]) and redis.call('HGET', KEYS[6], ARGV[i]) == ARGV[3] then
     redis.call('ZREM', KEYS[2], ARGV[i])
     redis.call('ZADD', KEYS[3], ARGV[2], ARGV[i])
   end
 end
 """)
-"""KEYS as in CLAIM. ARGV: now, when due, ids."""
+"""KEYS as in CLAIM. ARGV: now, when due, who releases, ids. What somebody else has leased since is left alone."""
 
 DEPTH = Script("""
 local now = tonumber(ARGV[1])

@@ -58,9 +58,7 @@ class SentinelMaster:
             raise MasterUnknown("no master of this name")
         address = found[0].decode(), int(found[1])
         # A replica would answer reads with what it has, so a sentinel that is behind must not lead to one.
-        role = await self._ask_server(address, "ROLE")
-        if role[0] != b"master":
-            raise redis.ReadOnlyError("the server that the sentinel names is not a master")
+        require_master(await self._ask_server(address, "ROLE"))
         return address
 
 
@@ -87,6 +85,12 @@ class ClusterNode:
             if row[0] <= self._slot <= row[1]:
                 return _address(row[2], node)
         raise redis.ClusterDownError("no node serves the slot")
+
+
+def require_master(role: Sequence[Any]) -> None:
+    """Raise ``ReadOnlyError`` unless this answer to ``ROLE`` is that of a master."""
+    if role[0] != b"master":
+        raise redis.ReadOnlyError("the server that the sentinel names is not a master")
 
 
 def _address(known: Sequence[Any], asked: Address) -> Address:

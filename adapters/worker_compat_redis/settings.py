@@ -19,6 +19,7 @@ _FORMS = {
 _PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
 _LIMITS = {"connect_timeout_ms": 100, "timeout_ms": 150, "max_connections": 32}
 _TLS = ("ca", "cert", "key")
+_NOT_ENCODED = "write / # ? in the password of a Redis URL as %2F %23 %3F"
 _HOST = re.compile(r"\[(?P<v6>[0-9a-fA-F:.]+)\](?::(?P<port6>\d+))?|(?P<host>[^\[\]:@]+)(?::(?P<port>\d+))?")
 
 
@@ -58,7 +59,7 @@ def settings_of(url: str, what: str) -> Settings:
         raise ConfigError(f"this is not the URL of a Redis: {_FORMS['']}")
     rest, _, query = rest.partition("?")
     if "#" in url or "@" in rest.partition("/")[2]:
-        raise ConfigError("write / # ? in the password of a Redis URL as %2F %23 %3F")
+        raise ConfigError(_NOT_ENCODED)
     options = _options(query, (what, *_LIMITS, *_extra(base, topology)))
     authority, _, path = rest.partition("/")
     credentials, _, hosts = authority.rpartition("@")
@@ -97,10 +98,12 @@ def _options(query: str, known: Sequence[str]) -> Mapping[str, str]:
     given = parse_qsl(query, keep_blank_values=True)
     options = dict(given)
     unknown = sorted(set(options) - set(known))
+    if unknown and "@" in query:  # these names are what follows a ? in a password
+        raise ConfigError(_NOT_ENCODED)
     if unknown:
-        # Behind a ? in a password there is more of it.
-        name = f" {unknown[0]!r}" if unknown[0].isidentifier() else ""
-        raise ConfigError(f"a Redis URL of this kind has no such option{name}; it has {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"a Redis URL of this kind has no such option {unknown[0]!r}; it has {', '.join(sorted(known))}"
+        )
     if len(options) < len(given):
         raise ConfigError("an option of the Redis URL is given twice: write it once")
     return options

@@ -15,18 +15,18 @@ OLDEST_SQLITE = (3, 38, 0)
 _REMEDY = "write sqlite:///relative/path.db or sqlite:////absolute/path.db"
 
 _PROBLEMS = {
-    sqlite3.SQLITE_BUSY: "it is locked by another process",
-    sqlite3.SQLITE_LOCKED: "it is locked by another connection",
-    sqlite3.SQLITE_PROTOCOL: "its lock could not be had",
-    sqlite3.SQLITE_CANTOPEN: "its file is missing or may not be opened",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_CORRUPT: "its file is damaged",
-    sqlite3.SQLITE_NOTADB: "its file is damaged or not a SQLite database",
-    sqlite3.SQLITE_READONLY: "it is read-only",
-    sqlite3.SQLITE_PERM: "its file may not be used",
-    sqlite3.SQLITE_IOERR: "reading or writing its file failed",
-    sqlite3.SQLITE_NOMEM: "memory ran out",
-    sqlite3.SQLITE_INTERRUPT: "it was interrupted",
+    sqlite3.SQLITE_BUSY: "it is locked by another process: try again, or end that one's transaction",
+    sqlite3.SQLITE_LOCKED: "it is locked by another connection: try again",
+    sqlite3.SQLITE_PROTOCOL: "its lock could not be had: try again",
+    sqlite3.SQLITE_CANTOPEN: "its file is missing or may not be opened: put it back, or correct its rights",
+    sqlite3.SQLITE_FULL: "the disk is full: make room",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged: end all processes and restore a backup",
+    sqlite3.SQLITE_NOTADB: "its file is damaged or not a SQLite database: restore a backup, or name another file",
+    sqlite3.SQLITE_READONLY: "it is read-only: let this process write the file and its folder",
+    sqlite3.SQLITE_PERM: "its file may not be used: correct its rights",
+    sqlite3.SQLITE_IOERR: "reading or writing its file failed: check the disk",
+    sqlite3.SQLITE_NOMEM: "memory ran out: give this process more",
+    sqlite3.SQLITE_INTERRUPT: "it was interrupted: try again",
 }
 _PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
 
@@ -138,10 +138,10 @@ def is_passing(error: sqlite3.Error) -> bool:
 
 def unavailable(error: BaseException) -> StoreUnavailable:
     """A new :class:`StoreUnavailable` that names the kind of problem and has ``error`` as its cause."""
-    words = "its file may not be used" if isinstance(error, OSError) else None
+    words = "its file may not be used: correct its rights" if isinstance(error, OSError) else None
     if isinstance(error, sqlite3.Error):
         words = problem(error)
-    result = StoreUnavailable(f"the SQLite database cannot be used: {words or 'its transaction was lost'}")
+    result = StoreUnavailable(f"the SQLite database cannot be used: {words or 'its transaction was lost: try again'}")
     result.__cause__ = error
     return result
 

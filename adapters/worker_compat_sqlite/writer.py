@@ -110,7 +110,9 @@ class SqliteWriter:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if not lane.submit(Call(function, future, alone), MOST_WAITING):
-            raise StoreUnavailable("the SQLite database cannot be used: too many calls wait for it")
+            raise StoreUnavailable(
+                "the SQLite database cannot be used: too many calls wait for it: check the disk, or write less often"
+            )
         timer = loop.call_later(self._call_timeout_s, _expire, future, self._call_timeout_s)
         try:
             return await future
@@ -164,7 +166,9 @@ async def open_writer(
 
 def _expire(future: asyncio.Future[T], limit_s: float) -> None:
     if not future.done():
-        future.set_exception(StoreUnavailable(f"the SQLite database did not answer within {limit_s:g} s"))
+        future.set_exception(
+            StoreUnavailable(f"the SQLite database did not answer within {limit_s:g} s: check the disk")
+        )
 
 
 def _set_busy_timeout(connection: sqlite3.Connection, seconds: float) -> None:

@@ -65,6 +65,13 @@ class TestHandler:
         assert done.returncode == 2
         assert "Traceback (most recent call last)" in done.stderr
 
+    def test_a_handler_called_like_a_library(self, tmp_path: Path) -> None:
+        config = 'main = "sqlite3.py"\nkv_namespaces = [{ binding = "CACHE" }]'
+        text = HANDLER.replace("return", 'await self.env.CACHE.put("a", "b")\n        return')
+        write(tmp_path, sqlite3__py=text, wrangler__toml=config)
+        with Served(tmp_path) as worker:
+            assert worker.ask("/") == (200, "hello")
+
     def test_javascript(self, tmp_path: Path) -> None:
         write(tmp_path, worker__py="from js import Response\n")
         assert sentence(tmp_path, "run", "worker.py").startswith(
@@ -148,6 +155,15 @@ class TestOptions:
         assert found.startswith(text)
         assert "hunter2" not in found
 
+    def test_a_name_that_is_given_twice(self, tmp_path: Path) -> None:
+        write(tmp_path, worker__py=HANDLER)
+        done = ran(tmp_path, "run", "worker.py", "--kv", "A=memory://hunter2", "--kv", "A=memory://")
+        assert done.returncode == 2
+        assert "Invalid value for '--kv': A is given twice; keep one of the two" in done.stderr
+        assert "hunter2" not in done.stderr
+        text = sentence(tmp_path, "run", "worker.py", "--kv", "A=memory://", "--var", "A=hunter2")
+        assert text == "A is bound twice, by --var and --kv; rename one of them"
+
     def test_a_pair_without_a_value(self, tmp_path: Path) -> None:
         done = ran(tmp_path, "run", "--var", "hunter2")
         assert done.returncode == 2
@@ -166,6 +182,12 @@ class TestOptions:
             text = sentence(tmp_path, "run", "worker.py", "--port", str(port), code=1)
         assert text.startswith(f"cannot listen on 127.0.0.1:{port} (")
         assert text.endswith("; choose another with --host and --port")
+
+    @pytest.mark.parametrize("more", [(), ("--watch",)])
+    def test_an_address_of_somebody_else(self, tmp_path: Path, more: tuple[str, ...]) -> None:
+        write(tmp_path, worker__py=HANDLER)
+        text = sentence(tmp_path, "run", "worker.py", "--host", "192.0.2.1", "--port", "0", *more, code=1)
+        assert text.startswith("cannot listen on 192.0.2.1:0 (")
 
 
 class TestAtWork:

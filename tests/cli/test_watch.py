@@ -76,6 +76,16 @@ def test_it_ends_with_its_child(tmp_path: Path) -> None:
     connection.close()
 
 
+def test_a_killed_watcher_leaves_no_child(tmp_path: Path) -> None:
+    write(tmp_path, worker__py=HANDLER, text__py='TEXT = "a"')
+    worker = Served(tmp_path, "worker.py", "--var", "NAME=x", "--watch").__enter__()
+    (child,) = children(worker)
+    worker.child.kill()
+    worker.child.wait(LIMIT_S)
+    until(lambda: not alive(child), worker.output)
+    assert "ending" in worker.output()
+
+
 def alive(pid: int) -> bool:
     """Whether a process still runs; one that nobody has waited for yet does not."""
     try:

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 
+from tests.scale import scaled
 from worker_compat import MessageBatch
 from worker_compat.consumer import Consumer, ConsumerSettings
 from worker_compat.registry import open_queue
 
 RAISES, KILLS = "raises", "kills"
-MAX_RETRIES = 3
+MAX_RETRIES = scaled(2, 3)
 SETTINGS = ConsumerSettings("q", max_batch_size=5, max_batch_timeout_s=0, max_retries=MAX_RETRIES, lease_s=1)
 _WORK_S = 0.02
 

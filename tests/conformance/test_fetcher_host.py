@@ -48,6 +48,25 @@ class TestAiohttpFetcher(FetcherConformance):
             yield origin
 
 
+async def test_an_unread_response_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that looks at the status only leaves neither a connection nor a complaint about one."""
+    closed = asyncio.Event()
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
+        await reader.read()
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server, open_fetcher() as fetcher:
+        host, port = server.sockets[0].getsockname()
+        assert (await fetcher.fetch(Request.outgoing(f"http://{host}:{port}/", "GET", (), None))).status == 200
+        async with asyncio.timeout(5):
+            await closed.wait()
+    assert caplog.records == []
+
+
 class TestAiohttpHost(HostConformance):
     @pytest.fixture
     def address(self) -> tuple[str, int]:

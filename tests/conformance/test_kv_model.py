@@ -239,7 +239,7 @@ async def play(store: ComparingKVStore, clock: FakeClock, pool: list[str], steps
 @pytest.mark.proof
 async def test_random_sequences_agree_with_a_dict(store: ComparingKVStore, clock: FakeClock, backend: Backend) -> None:
     loop = asyncio.get_running_loop()
-    sequences, steps_done = scaled(100, 10_000), 0
+    sequences, steps_done = scaled(60, 10_000), 0
 
     @settings(max_examples=sequences, deadline=None, database=None)
     @given(POOLS, st.lists(STEPS, min_size=12, max_size=30))

@@ -68,6 +68,23 @@ async def test_a_queue_outlives_its_opening(backend: Backend, request: pytest.Fi
 
 
 @SHARED
+async def test_a_late_release_leaves_the_lease_of_another(
+    backend: Backend, request: pytest.FixtureRequest, clock: FakeClock
+) -> None:
+    url = backend.queue_url(request)
+    async with open_by_url(url, clock=clock) as late, open_by_url(url, clock=clock) as other, emptied(other, clock):
+        await late.push([b"1"], 0)
+        (message,) = await claim_all(late, 1)
+        clock.advance(61)
+        assert len(await claim_all(other, 1)) == 1
+        await late.release([message.id], 0)
+        assert not await late.claim(10, 60)
+        assert (await other.depth()).leased == 1
+        await other.release([message.id], 0)
+        assert bodies_of(await claim_all(late, 1)) == [b"1"]
+
+
+@SHARED
 async def test_parallel_claimers_with_connections_of_their_own(
     backend: Backend, request: pytest.FixtureRequest, clock: FakeClock
 ) -> None:

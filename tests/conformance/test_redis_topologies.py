@@ -30,6 +30,7 @@ from worker_compat.testing.kv import KVCompareAndPutConformance, KVStoreConforma
 from worker_compat.testing.queue import QueueStoreConformance
 
 ERROR_LIMIT_S = 0.3
+ELECTION_ERROR_LIMIT_S = 1.0
 RECOVERY_LIMIT_S = 5.0
 
 
@@ -120,7 +121,7 @@ class Traffic:
             assert time.monotonic() - moment < RECOVERY_LIMIT_S, "no put has succeeded since"
             later = [done for done in self.put.values() if done > moment]
             if len(later) > 1:  # the first of them may have begun before
-                return later[0] - moment
+                return later[1] - moment
             await asyncio.sleep(0.01)
 
     async def end(self) -> None:
@@ -134,7 +135,8 @@ class Traffic:
 @pytest.mark.parametrize("fault", [RedisServer.kill, RedisServer.pause], ids=["killed", "stopped"])
 async def test_fail_over_of_sentinel_under_traffic(fault: Callable[[RedisServer], None], tmp_path: Path) -> None:
     with sentinel_service(tmp_path) as service:
-        async with open_kv(service.url) as store, open_queue(service.url) as queue:
+        patient = f"{service.url}?connect_timeout_ms=2000&timeout_ms=1000"  # for what is not measured
+        async with open_kv(service.url) as store, open_kv(patient) as reader, open_queue(patient) as queue:
             await queue.push([b"before"], 0)
             traffic = Traffic(store)
             while len(traffic.put) < 100:
@@ -143,14 +145,15 @@ async def test_fail_over_of_sentinel_under_traffic(fault: Callable[[RedisServer]
             moment = time.monotonic()
             back = await traffic.succeeds_after(moment)
             await traffic.end()
-            found = {name: await store.get(name) for name in traffic.put}
+            found = {name: await reader.get(name) for name in traffic.put}
             if fault is RedisServer.pause:  # a connection that still looks well costs one error
                 with pytest.raises(StoreUnavailable):
                     await queue.claim(10, 30)
             assert [message.body for message in await queue.claim(10, 30)] == [b"before"]
     lost = [name for name, entry in found.items() if entry is None]
     assert all(traffic.put[name] < moment for name in lost), "a put of the new master was lost"
-    assert traffic.slowest_s < ERROR_LIMIT_S
+    # The bar for one error is test_redis.py's; here seven processes elect a master on the same two cores meanwhile.
+    assert traffic.slowest_s < ELECTION_ERROR_LIMIT_S
     figure(
         f"Sentinel, master {fault.__name__}: recovery, slowest error, puts lost",
         f"{back:.1f} s, {traffic.slowest_s * 1000:.0f} ms, {len(lost)} of {len(traffic.put)}",
@@ -166,6 +169,21 @@ async def test_a_replica_that_a_sentinel_takes_for_the_master_is_not_read(tmp_pa
                 async with open_kv(f"redis+sentinel://127.0.0.1:{watcher.port}/{service}") as store:
                     with pytest.raises(StoreUnavailable, match=words):
                         await store.get("k")
+
+
+async def test_a_master_that_became_a_replica_is_not_read(tmp_path: Path) -> None:
+    """A fail-over closes the old master's connections; a new one to the same address must not be believed."""
+    with redis_server(tmp_path) as server:
+        (tmp_path / "sentinel").mkdir()
+        with sentinel(tmp_path / "sentinel", server.port) as watcher:
+            async with open_kv(f"redis+sentinel://127.0.0.1:{watcher.port}/main?connect_timeout_ms=2000") as store:
+                await store.put("k", KVEntry(b"v"))
+                # In threads, so that the loop sees that the connection is closed.
+                await asyncio.to_thread(server.command, "REPLICAOF", "127.0.0.1", "1")
+                await asyncio.to_thread(server.command, "CLIENT", "KILL", "TYPE", "normal")
+                await asyncio.to_thread(server.command, "PING")
+                with pytest.raises(StoreUnavailable, match="read-only replica"):
+                    await store.get("k")
 
 
 def slot_of(namespace: str) -> int:

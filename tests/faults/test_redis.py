@@ -289,6 +289,19 @@ async def test_scripts_that_the_server_forgot(own_server: RedisServer, store: KV
     assert await store.get("k") == KVEntry(b"w")
 
 
+async def test_a_store_that_was_closed_opens_no_connection(redis_service: RedisServer) -> None:
+    before = redis_service.command("CLIENT", "LIST").count("\n")
+    async with open_kv(f"{redis_service.url}?namespace=closed") as store:
+        late = [asyncio.ensure_future(store.get("k")) for _ in range(3)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*late, return_exceptions=True)
+    with pytest.raises(StoreUnavailable, match="this process has closed it"):
+        await store.get("k")
+    async with asyncio.timeout(RECOVERY_LIMIT_S):
+        while redis_service.command("CLIENT", "LIST").count("\n") > before:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_queue_that_the_server_forgot(own_server: RedisServer) -> None:
     async with open_queue(own_server.url) as queue:
         await queue.push([b"1"], 0)

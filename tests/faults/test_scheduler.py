@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ class Runners:
 
     def __init__(self, url: str, log: Path) -> None:
         self.log = log
+        log.touch()
         self.killed: set[int] = set()
         self._command = [sys.executable, "-m", "tests.faults.scheduled_runner", url, str(log)]
         self._living = [self._start() for _ in range(3)]
@@ -49,6 +51,12 @@ class Runners:
             process.send_signal(signal.SIGTERM)
         return [process.wait(20) for process in self._living]
 
+    def kill_all(self) -> None:
+        """Leave none behind, whatever has failed."""
+        for process in self._living:
+            process.kill()
+            process.wait()
+
     def all_ready(self) -> bool:
         """Whether every living process has begun."""
         return {process.pid for process in self._living} <= {process for _, process in self.lines("ready")}
@@ -59,42 +67,52 @@ class Runners:
         return [((cron, int(tick)), int(process)) for kind, cron, tick, process in rows if kind == what]
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/state.db?namespace=scheduler"
-    service: RedisServer | PostgresServer = request.getfixturevalue(f"{request.param}_service")
-    return f"{service.url}?namespace=scheduler"
-
-
 @pytest.mark.proof
 @pytest.mark.alone
-def test_ticks_of_processes_that_are_killed(url: str, tmp_path: Path) -> None:
-    log = tmp_path / "runs"
-    log.touch()
-    runners = Runners(url, log)
-    assert wait_for(runners.all_ready, 20)
+def test_ticks_of_processes_that_are_killed(
+    redis_service: RedisServer, postgres_service: PostgresServer, tmp_path: Path
+) -> None:
+    """On all shared stores at once: most of the time goes by waiting for ticks and leases."""
+    urls = {"sqlite": f"sqlite:///{tmp_path}/state.db", "redis": redis_service.url, "postgres": postgres_service.url}
+    fleets = {name: Runners(f"{url}?namespace=scheduler", tmp_path / name) for name, url in urls.items()}
+    try:
+        due = kill_for_a_while(fleets.values())
+        for name, runners in fleets.items():
+            every_tick_ran_once(name, runners, due)
+    finally:
+        for runners in fleets.values():
+            runners.kill_all()
+
+
+def kill_for_a_while(fleets: Collection[Runners]) -> set[Run]:
+    """Kill at random in each; the ticks that came meanwhile."""
+    assert all(wait_for(runners.all_ready, 20) for runners in fleets)
     first = int(time.time()) + 1
-    last = first + scaled(3, 60)
+    last = first + scaled(2, 60)
     while time.time() < last:
-        time.sleep(0.4 + random.random() * 0.8)
-        runners.kill_one()
-    due = {
+        time.sleep(0.3 + random.random() * 0.5)
+        for runners in fleets:
+            runners.kill_one()
+    return {
         (cron.text, tick)
         for cron in map(EveryFewSeconds, range(CRONS))
         for tick in range(cron.next_after(first), last + 1, PERIOD_S)
     }
+
+
+def every_tick_ran_once(name: str, runners: Runners, due: set[Run]) -> None:
+    """Wait for those that are due, and end the processes."""
     done = wait_for(lambda: due <= {run for run, _ in runners.lines("end")}, LEASE_S * 2 + PERIOD_S + 10)
-    assert runners.end() == [0, 0, 0]
-    assert done, f"missed: {sorted(due - {run for run, _ in runners.lines('end')})}"
+    assert runners.end() == [0, 0, 0], name
+    assert done, f"{name} missed: {sorted(due - {run for run, _ in runners.lines('end')})}"
 
     begun: dict[Run, list[int]] = defaultdict(list)
     for run, process in runners.lines("begin"):
         begun[run].append(process)
     for_nothing = {run: processes for run, processes in begun.items() if not set(processes[:-1]) <= runners.killed}
-    assert for_nothing == {}
+    assert for_nothing == {}, name
     again = sum(len(processes) - 1 for processes in begun.values())
     figure(
-        f"ticks of 3 processes that share {url.partition(':')[0]}, {len(runners.killed)} killed with SIGKILL",
+        f"ticks of 3 processes that share {name}, {len(runners.killed)} killed with SIGKILL",
         f"{len(begun)} ticks, {again} run again after their process was killed, 0 missed, 0 doubled",
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from uuid import uuid4
 
 import redis
 import trustme
@@ -145,21 +147,43 @@ def sentinel_service(folder: Path) -> Iterator[SentinelService]:
                 str(master.port),
             )
         )
-        _require(lambda: "master_link_status:up" in _info(replica, "replication"), "the replica follows its master")
-        sentinels = [stack.enter_context(sentinel(_made(folder / f"s{n}"), master.port)) for n in range(3)]
+        # Its link is up before it gets writes: the master holds them back until the first acknowledgement.
+        with redis.Redis(port=master.port) as client:
+            client.flushall()
+            _require(lambda: client.wait(1, 1000) == 1, "the replica follows its master")
+        known = {free_port(): uuid4().hex + "00000000" for _ in range(3)}
+        sentinels = [
+            stack.enter_context(sentinel(_made(folder / f"s{port}"), master.port, port, replica.port, known))
+            for port in known
+        ]
         for watcher in sentinels:
             _require(lambda: "slaves=1,sentinels=3" in _info(watcher, "sentinel"), "the sentinels know each other")  # noqa: B023
         yield SentinelService((master, replica), sentinels)
 
 
 @contextmanager
-def sentinel(folder: Path, watched: int) -> Iterator[RedisServer]:
-    """A sentinel that watches the server at a port as ``main``."""
-    port = free_port()
+def sentinel(
+    folder: Path,
+    watched: int,
+    port: int | None = None,
+    replica: int | None = None,
+    known: Mapping[int, str] = MappingProxyType({}),
+) -> Iterator[RedisServer]:
+    """A sentinel that watches the server at a port as ``main``.
+
+    ``replica`` and ``known``, all sentinels by their port with the id that each shall have, are what it would find
+    out by itself in some seconds.
+    """
+    port = port or free_port()
     config = folder / "sentinel.conf"
     config.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {watched} 2\n"
         "sentinel down-after-milliseconds main 400\nsentinel failover-timeout main 3000\n"
+        + (f"sentinel known-replica main 127.0.0.1 {replica}\n" if replica else "")
+        + "".join(
+            f"sentinel myid {name}\n" if other == port else f"sentinel known-sentinel main 127.0.0.1 {other} {name}\n"
+            for other, name in known.items()
+        )
     )
     command = ["redis-server", str(config), "--sentinel"]
     with running(command, ready=lambda: accepts(port), log=folder / "redis.log") as process:

@@ -252,7 +252,10 @@ class TestMigrate:
             result = invoke(environ, "migrate", "--wait", "0.1")
             connection.execute("ROLLBACK")
         assert result.exit_code == 1
-        assert result.stderr == "Error: the SQLite database cannot be used: it is locked by another process\n"
+        assert result.stderr == (
+            "Error: the SQLite database cannot be used: it is locked by another process: try again, or end that one's"
+            " transaction\n"
+        )
 
     @pytest.mark.parametrize(
         ("given", "complaint"),

@@ -209,11 +209,11 @@ MISTAKES = {
     HEAD + "compatibility_date = 2026-04-01": (
         "wrangler.toml: compatibility_date must be a string; put it in quotes"
     ),
-    HEAD + 'compatibility_flags = "x"': "wrangler.toml: compatibility_flags must be a list; write a list",
+    HEAD + 'compatibility_flags = "x"': "wrangler.toml: compatibility_flags must be a list; put it in [ ]",
     HEAD + "compatibility_flags = [1]": (
         "wrangler.toml: compatibility_flags must be a list of strings; put each of them in quotes"
     ),
-    HEAD + "vars = 1": "wrangler.toml: vars must be a table; write a table",
+    HEAD + "vars = 1": "wrangler.toml: vars must be a table; put its keys into { } or below a [heading]",
     HEAD + "vars.D = { x = [2026-01-01] }": "wrangler.toml: vars.D holds a date or time; put it in quotes",
     HEAD + "[kv_namespaces]": "wrangler.toml: kv_namespaces must be a list; write [[kv_namespaces]]",
     HEAD + 'kv_namespaces = ["KV"]': "wrangler.toml: kv_namespaces[0] must be a table; write [[kv_namespaces]]",
@@ -229,6 +229,9 @@ MISTAKES = {
     ),
     HEAD + "[[queues.consumers]]\nqueue = 'q'\nmax_batch_size = 101": (
         "wrangler.toml: queues.consumers[0].max_batch_size must be a whole number from 1 to 100"
+    ),
+    HEAD + "[[queues.consumers]]\nqueue = 'q'\nmax_batch_size = '10'": (
+        "wrangler.toml: queues.consumers[0].max_batch_size must be a whole number; write its digits without quotes"
     ),
     HEAD + "[[queues.consumers]]\nqueue = 'q'\nmax_batch_timeout = true": (
         "wrangler.toml: queues.consumers[0].max_batch_timeout must be a whole number from 0 to 60"
@@ -247,7 +250,7 @@ MISTAKES = {
         "wrangler.toml: A is bound twice, in services and vars; rename one of them"
     ),
     HEAD + "triggers.crons = ['0 0 * * 0']": "wrangler.toml: triggers.crons[0]: cron '0 0 * * 0': ",
-    HEAD + "triggers.crons = '* * * * *'": "wrangler.toml: triggers.crons must be a list; write a list",
+    HEAD + "triggers.crons = '* * * * *'": "wrangler.toml: triggers.crons must be a list; put it in [ ]",
     HEAD + "[[d1_databases]]\nbinding = 'DB'": (
         "wrangler.toml: d1_databases: D1 cannot run here; remove the section, or run this worker with wrangler"
     ),
@@ -257,7 +260,7 @@ MISTAKES = {
     ),
     HEAD + "[[r2_buckets]]\nbinding = 'B'": "wrangler.toml: r2_buckets: R2 cannot run here; ",
     HEAD + "[ai]\nbinding = 'AI'": "wrangler.toml: ai: Workers AI cannot run here; ",
-    HEAD + "env = 1": "wrangler.toml: env must be a table; write a table",
+    HEAD + "env = 1": "wrangler.toml: env must be a table; put its keys into { } or below a [heading]",
 }  # fmt: skip
 
 

@@ -495,6 +495,36 @@ async def test_a_cancelled_consumer_leaves_nothing_running() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_cancelled_while_a_batch_fills_it_gives_the_messages_back() -> None:
+    store = Flaky()
+    await Queue(store).send("x")
+    task = asyncio.ensure_future(Consumer(store, for_ever, settings(max_batch_timeout_s=60)).run())
+    await until(lambda: any(held.leased for held in store._messages.values()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store.calls[-1] == "release"
+    assert (await store.depth()).waiting == 1
+
+
+@pytest.mark.parametrize("broken", ["ack", "release"])
+async def test_stopping_does_not_wait_for_a_store_that_is_away(broken: str) -> None:
+    """The lease is 15 minutes; what could not be told to the store returns when it ends."""
+    store, told = Flaky(), Outcomes()
+    store.broken = {broken}
+    await Queue(store).send("x")
+    handler = raising if broken == "release" else Seen()
+    task = asyncio.ensure_future(Consumer(store, handler, settings(), on_event=told).run())
+    await until(lambda: store.calls.count(broken) >= 2)
+    task.cancel()
+    async with asyncio.timeout(1):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert told == {"retried": 1}
+    assert (await store.depth()).leased == 1
+    assert len(asyncio.all_tasks()) == 1
+
+
 async def test_stopped_before_it_runs_it_takes_nothing() -> None:
     store = Flaky()
     consumer = Consumer(store, for_ever, settings())

@@ -58,6 +58,14 @@ class TestFinding:
         with pytest.raises(ConfigError, match="Default must be a class that subclasses WorkerEntrypoint"):
             find_entrypoint(module(Default=default))
 
+    @pytest.mark.parametrize("name", ["fetch", "scheduled", "queue"])
+    def test_a_handler_is_a_method(self, name: str) -> None:
+        default = type("Default", (WorkerEntrypoint,), {name: 5})
+        with pytest.raises(
+            ConfigError, match=rf"^handler: Default\.{name} must be a method; write `async def {name}\("
+        ):
+            find_entrypoint(module(Default=default))
+
     def test_all_restricts_what_is_found(self) -> None:
         assert find_entrypoint(module(Default=Hello, __all__=["Default"])) is Hello
         with pytest.raises(ConfigError, match="no handler found"):

@@ -156,6 +156,72 @@ async def test_writes_beside_the_return_are_not_overwritten_by_it() -> None:
     assert {(await store.get(str(number))) for number in range(50)} == {NEW}
 
 
+class Slow(Unsteady):
+    """A store whose puts wait, once it is ``slow``, until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = False
+        self.waiting = 0
+        self.let_go = asyncio.Event()
+
+    async def put(self, key: str, entry: KVEntry) -> None:
+        if self.slow:
+            self.waiting += 1
+            await self.let_go.wait()
+        await super().put(key, entry)
+
+
+async def turns(count: int = 100) -> None:
+    """Let the tasks get as far as they can."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_the_return_does_not_write_one_name_after_the_other() -> None:
+    primary = Slow()
+    store, _ = fallback(primary)
+    primary.away = True
+    for number in range(50):
+        await store.put(f"{number:02}", NEW)
+    primary.away, primary.slow = False, True
+    reading = asyncio.ensure_future(store.get("49"))
+    await turns()
+    assert primary.waiting >= 10
+    assert not reading.done()
+    primary.let_go.set()
+    assert await reading == NEW
+    assert len(await names(primary)) == 50
+
+
+async def test_a_delete_that_fails_beside_the_return_is_not_lost() -> None:
+    """It was under way when the outage began, and its error comes while an older value is being written."""
+    primary = Slow()
+    store, _ = fallback(primary)
+    late = asyncio.Event()
+    delete = primary.delete
+
+    async def delete_fails_late(key: str) -> None:
+        await late.wait()
+        raise StoreUnavailable("at last")
+
+    primary.delete = delete_fails_late  # type: ignore[method-assign]
+    deleting = asyncio.ensure_future(store.delete("a"))
+    await turns()
+    primary.away = True
+    await store.put("a", OLD)
+    primary.away, primary.slow = False, True
+    reading = asyncio.ensure_future(store.get("b"))
+    await turns()
+    late.set()
+    await deleting
+    primary.delete = delete  # type: ignore[method-assign]
+    primary.let_go.set()
+    await reading
+    assert await store.get("a") is None
+    assert await names(primary) == []
+
+
 async def test_what_is_remembered_of_an_outage_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -130,6 +130,11 @@ MISTAKES = {
     "import sys\nsys.exit(3)\n": (
         "my_worker.py, line 2: importing the handler failed with SystemExit: 3; see the whole trace with --traceback"
     ),
+    "x = 1\0\n": "my_worker.py: source code string cannot contain null bytes; save it as text in UTF-8",
+    "from workers import env\nenv.KEY\n": (
+        "my_worker.py, line 2: no event here: `env` works while a handler runs; "
+        "read it inside a function of the handler"
+    ),
     "import a_library_nobody_has\n": (
         "my_worker.py, line 1: there is no module a_library_nobody_has; install it, or correct the import"
     ),

@@ -214,11 +214,11 @@ async def test_no_answer_reaches_another_call_when_half_are_cancelled(postgres_s
                 cancelled += 1
 
         async def caller() -> None:
-            for _ in range(60):
+            for _ in range(30):
                 await call()
 
         await asyncio.gather(*(caller() for _ in range(8)))
         # Every connection is there again, and asks for nothing twice.
         assert await asyncio.gather(*(kv.get(name) for name in names)) == [KVEntry(name.encode()) for name in names]
-    assert answered > 100
-    assert cancelled > 100
+    assert answered > 50
+    assert cancelled > 50

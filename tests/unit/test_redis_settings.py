@@ -41,6 +41,7 @@ KV = "namespace"
             ),
         ),
         ("rediss+sentinel://a/main/4", Settings("sentinel", [("a", 26379)], "default", service="main", db=4, tls=True)),
+        ("redis://h?namespace=a@b", Settings("", [("h", 6379)], "a@b")),
         ("redis+cluster://a:1,b", Settings("cluster", [("a", 1), ("b", 6379)], "default")),
         ("rediss+cluster://a/0", Settings("cluster", [("a", 6379)], "default", tls=True)),
     ],
@@ -74,7 +75,8 @@ def test_a_queue_has_its_own_option() -> None:
         ("redis+sentinel://a,/main", r"no valid host and port: write redis\+sentinel"),
         ("redis+cluster://a/1", "database 0 only"),
         ("redis://:SECRET#x@h", "password of a Redis URL as %2F %23 %3F"),
-        ("redis://:SECRET?SECRET@h:1", "no such option; it has"),
+        ("redis://:SECRET?SECRET@h:1", "password of a Redis URL as %2F %23 %3F"),
+        ("redis://:a?SECRET=x@h:1", "password of a Redis URL as %2F %23 %3F"),
         ("redis://h?namespace=", "namespace of the Redis URL is empty"),
         ("redis://h?namespace=a&namespace=b", "given twice"),
         (

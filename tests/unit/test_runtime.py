@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -99,9 +100,9 @@ class TestDispatch:
         assert await sent(runtime, worker(handler)) == (500, b"Internal Server Error")
         assert "Incorrect type for Promise: the Promise did not resolve to 'Response'" in caplog.text
 
-    @pytest.mark.parametrize("error", [ValueError("secret"), ConnectFailed("secret"), TimeoutError("secret")])
+    @pytest.mark.parametrize("error", [ValueError("secret"), ConnectFailed("secret"), SystemExit("secret")])
     async def test_an_exception_is_a_500_without_details(
-        self, runtime: Runtime, caplog: pytest.LogCaptureFixture, error: Exception
+        self, runtime: Runtime, caplog: pytest.LogCaptureFixture, error: BaseException
     ) -> None:
         async def handler(self: WorkerEntrypoint, request: Request) -> Response:
             raise error
@@ -416,7 +417,7 @@ class TestScheduled:
         assert "takes 2 positional arguments but 4 were given" in str(result.error)
 
     async def test_without_a_handler(self, runtime: Runtime) -> None:
-        with pytest.raises(ConfigError, match=r"^Handler does not export a scheduled\(\) function$"):
+        with pytest.raises(ConfigError, match=r"^Handler does not export a scheduled\(\) function; add `async def"):
             await runtime.scheduled(worker(None), None, CONTROLLER)
 
     async def test_it_lasts_until_its_tasks_are_done(self, runtime: Runtime) -> None:
@@ -463,6 +464,13 @@ class TestScheduled:
         result = await runtime.scheduled(entrypoint, None, CONTROLLER)
         assert (result.outcome, str(result.error)) == ("exception", "broken")
         assert done == ([] if where == "constructor" else ["fine"])
+
+    async def test_so_is_leaving_the_process(self, runtime: Runtime) -> None:
+        async def scheduled(self: WorkerEntrypoint, controller: Any, env: Any, ctx: Any) -> None:
+            sys.exit(3)
+
+        result = await runtime.scheduled(worker(None, scheduled=scheduled), None, CONTROLLER)
+        assert (result.outcome, str(result.error)) == ("exception", "the handler called sys.exit(3)")
 
     async def test_no_retry_is_in_the_result(self, runtime: Runtime) -> None:
         def scheduled(self: WorkerEntrypoint, controller: ScheduledController, env: Any, ctx: Any) -> None:

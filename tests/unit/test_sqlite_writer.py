@@ -20,6 +20,7 @@ import pytest
 
 from worker_compat.errors import StoreUnavailable
 from worker_compat_sqlite import SqliteWriter, open_writer
+from worker_compat_sqlite.connection import _PROBLEMS
 
 REPO = Path(__file__).parents[2]
 ENVIRON = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'adapters'}"}
@@ -323,7 +324,8 @@ class TestTrouble:
             calls = [refused(writer, insert(f"canary-{number}")) for number in range(20)]
             texts = await asyncio.gather(*calls)
             assert time.monotonic() - began <= 2.1
-            assert set(texts) == {"the SQLite database cannot be used: it is locked by another process"}
+            begin = "the SQLite database cannot be used: it is locked by another process: try again"
+            assert all(text.startswith(begin) for text in texts)
             assert await writer.read(count) == 1
 
             release()
@@ -403,7 +405,7 @@ class TestTrouble:
         await writer.run(insert("before"))
         await writer.run_alone(lambda connection: limit_pages(connection, 0))
         text = await refused(writer, insert("canary" * 10_000))
-        assert text == "the SQLite database cannot be used: the disk is full"
+        assert text == "the SQLite database cannot be used: the disk is full: make room"
         assert "full" in await refused(writer, insert("canary" * 10_000))
 
         await writer.run_alone(lambda connection: limit_pages(connection, 1000))
@@ -591,3 +593,7 @@ class TestProcesses:
         acknowledged = {line.decode() for output in outputs for line in output.splitlines()}
         assert len(acknowledged) == 2000
         assert stored(path) == acknowledged
+
+
+def test_every_problem_names_a_remedy() -> None:
+    assert [words for words in _PROBLEMS.values() if ": " not in words] == []
