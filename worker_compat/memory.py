@@ -9,7 +9,6 @@ Limits: nothing is shared between processes and nothing survives a restart.
 
 from __future__ import annotations
 
-import base64
 import heapq
 import time
 from bisect import bisect_left, bisect_right, insort
@@ -21,6 +20,7 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from .errors import ConfigError, StoreUnavailable
+from .names import cursor_after, name_before, to_bytes, to_text
 from .ports import Claimed, Clock, KVEntry, KVKey, KVPage, QueueDepth
 
 _MIB = 1024 * 1024
@@ -114,7 +114,7 @@ class MemoryKVStore:
         """Up to ``limit`` live names with ``prefix``, ascending by UTF-8 bytes, after ``cursor``."""
         start = bisect_left(self._names, prefix)
         if cursor is not None:
-            start = max(start, bisect_right(self._names, _name_of(cursor)))
+            start = max(start, bisect_right(self._names, to_text(name_before(cursor))))
         now = self._clock()
         keys: list[KVKey] = []
         for index in range(start, len(self._names)):
@@ -125,7 +125,7 @@ class MemoryKVStore:
             if _expired(entry, now):
                 continue
             if len(keys) == limit:
-                return KVPage(keys, _cursor_after(keys[-1].name))
+                return KVPage(keys, cursor_after(to_bytes(keys[-1].name)))
             keys.append(KVKey(name, entry.metadata, entry.expiration))
         return KVPage(keys)
 
@@ -171,15 +171,7 @@ def _size(key: str, entry: KVEntry) -> int:
 
 
 def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _cursor_after(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode("utf-8", "surrogatepass")).decode()
-
-
-def _name_of(cursor: str) -> str:
-    return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("utf-8", "surrogatepass")
+    return len(text) if text.isascii() else len(to_bytes(text))
 
 
 @dataclass(slots=True)

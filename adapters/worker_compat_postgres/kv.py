@@ -11,11 +11,11 @@ Limits: names below 2,600 bytes. The clocks of all hosts must agree. A cancelled
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from worker_compat.names import cursor_after, name_before, to_bytes, to_text
 from worker_compat.ports import Clock, KVEntry, KVKey, KVPage
 
 from .connection import PostgresPool, open_pool, store_settings
@@ -84,7 +84,7 @@ class PostgresKVStore:
 
     async def get(self, key: str) -> KVEntry | None:
         """The live entry, or None when missing or expired."""
-        for row in await self._pool.fetch(_GET, self._namespace, _to_bytes(key), self._clock()):
+        for row in await self._pool.fetch(_GET, self._namespace, to_bytes(key), self._clock()):
             return KVEntry(row["value"], _to_text(row["metadata"]), row["expiration"])
         return None
 
@@ -95,7 +95,7 @@ class PostgresKVStore:
 
     async def delete(self, key: str) -> None:
         """Remove ``key``; a missing key is no error."""
-        await self._pool.fetch(_DELETE, self._namespace, _to_bytes(key))
+        await self._pool.fetch(_DELETE, self._namespace, to_bytes(key))
 
     async def compare_and_put(self, key: str, seen: bytes | None, entry: KVEntry) -> bool:
         """Put ``entry`` if the live value is still ``seen``; see :class:`worker_compat.ports.KVCompareAndPut`."""
@@ -110,18 +110,18 @@ class PostgresKVStore:
         A page is short where more than ``DEAD_PER_PAGE`` expired names lie in between. ``ValueError`` for a
         cursor that no page gave.
         """
-        start = _to_bytes(prefix)
+        start = to_bytes(prefix)
         # Nothing lies between a name and that name with a zero byte; no UTF-8 has the byte 255.
-        first = start if cursor is None else max(start, _name_of(cursor) + b"\x00")
+        first = start if cursor is None else max(start, name_before(cursor) + b"\x00")
         most = limit + 1 + DEAD_PER_PAGE
         rows = await self._pool.fetch(_LIST, self._namespace, first, start + b"\xff", self._clock(), most, limit + 1)
         live = [row for row in rows if row["live"]]
-        keys = [KVKey(row["name"].decode("utf-8", "surrogatepass"), _to_text(row["metadata"]), row["expiration"])
+        keys = [KVKey(to_text(row["name"]), _to_text(row["metadata"]), row["expiration"])
                 for row in live[:limit]]  # fmt: skip
         if len(live) > limit:
-            return KVPage(keys, _cursor_after(live[limit - 1]["name"]))
+            return KVPage(keys, cursor_after(live[limit - 1]["name"]))
         if rows and rows[-1]["place"] == most:
-            return KVPage(keys, _cursor_after(rows[-1]["name"]))
+            return KVPage(keys, cursor_after(rows[-1]["name"]))
         return KVPage(keys)
 
     async def _purge(self) -> None:
@@ -132,23 +132,9 @@ class PostgresKVStore:
             await self._pool.fetch(_PURGE, self._namespace, self._clock(), _ROWS_PER_PURGE)
 
     def _row(self, key: str, entry: KVEntry) -> tuple[str, bytes, bytes, bytes | None, int | None]:
-        metadata = None if entry.metadata is None else _to_bytes(entry.metadata)
-        return self._namespace, _to_bytes(key), entry.value, metadata, entry.expiration
-
-
-def _to_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+        metadata = None if entry.metadata is None else to_bytes(entry.metadata)
+        return self._namespace, to_bytes(key), entry.value, metadata, entry.expiration
 
 
 def _to_text(content: bytes | None) -> str | None:
-    return None if content is None else content.decode("utf-8", "surrogatepass")
-
-
-def _cursor_after(name: bytes) -> str:
-    return base64.urlsafe_b64encode(name).decode()
-
-
-def _name_of(cursor: str) -> bytes:
-    name = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    name.decode("utf-8", "surrogatepass")  # a name, or ValueError
-    return name
+    return None if content is None else to_text(content)

@@ -18,13 +18,13 @@ a tenth of a second longer for each MiB.
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from worker_compat.errors import StoreUnavailable
+from worker_compat.names import cursor_after, name_before, to_bytes, to_text
 from worker_compat.ports import Clock, KVEntry, KVKey, KVPage
 
 from .connection import Link, Word, open_link
@@ -66,7 +66,7 @@ class RedisKVStore:
 
     async def get(self, key: str) -> KVEntry | None:
         """The live entry, or None."""
-        entry = self._entries + _bytes(key)
+        entry = self._entries + to_bytes(key)
         found = await self._link.run(GET, [entry], [_MIB])
         if isinstance(found, int):
             found = await self._link.call("HMGET", entry, "v", "e", "m", size=found)
@@ -77,12 +77,12 @@ class RedisKVStore:
 
     async def put(self, key: str, entry: KVEntry) -> None:
         """Replace everything stored under ``key``."""
-        name = _bytes(key)
+        name = to_bytes(key)
         self._sweep_if(await self._link.run(PUT, self._keys(name), self._written(name, entry), size=len(entry.value)))
 
     async def compare_and_put(self, key: str, seen: bytes | None, entry: KVEntry) -> bool:
         """Put ``entry`` if the live value is ``seen``."""
-        name = _bytes(key)
+        name = to_bytes(key)
         expected = b"" if seen is None else b"=" + seen
         size = len(entry.value) + len(expected)
         arguments = (*self._written(name, entry), expected)
@@ -92,7 +92,7 @@ class RedisKVStore:
 
     async def delete(self, key: str) -> None:
         """Remove ``key``; a missing key is no error."""
-        name = _bytes(key)
+        name = to_bytes(key)
         await self._link.run(DELETE, self._keys(name), [name])
 
     async def list(self, prefix: str, limit: int, cursor: str | None) -> KVPage:
@@ -100,9 +100,9 @@ class RedisKVStore:
 
         A page is short when very many names have expired just now.
         """
-        start = _bytes(prefix)
+        start = to_bytes(prefix)
         low, high = (b"[" + start, b"(" + start[:-1] + bytes([start[-1] + 1])) if start else (b"-", b"+")
-        if cursor is not None and (after := _name_of(cursor)) >= start:
+        if cursor is not None and (after := name_before(cursor)) >= start:
             low = b"(" + after
         arguments = (self._entries, low, high, min(limit, _PAGE), repr(self._clock()), _LOOKED_AT)
         index = (self._names, self._expirations)
@@ -113,10 +113,10 @@ class RedisKVStore:
             await self._link.run(FORGET, [*index, *(self._entries + name for name in lost)], lost)
         self._sweep_if(due)
         keys = [
-            KVKey(_decoded(rows[at]), _text(rows[at + 2]), int(rows[at + 1]) if rows[at + 1] else None)
+            KVKey(to_text(rows[at]), _text(rows[at + 2]), int(rows[at + 1]) if rows[at + 1] else None)
             for at in range(0, len(rows), 3)
         ]
-        return KVPage(keys, None if last is None else base64.urlsafe_b64encode(last).decode())
+        return KVPage(keys, None if last is None else cursor_after(last))
 
     async def close(self) -> None:
         """End what runs in the background."""
@@ -135,7 +135,7 @@ class RedisKVStore:
         # Redis refuses a life that ends after the end of its calendar.
         if entry.expiration is not None and entry.expiration - now < _LONGEST_LIFE_S:
             life_ms = int((max(entry.expiration - now, 0) + _JANITOR_S) * 1000)
-        return (name, entry.value, expiration, _bytes(metadata), life_ms, repr(now))
+        return (name, entry.value, expiration, to_bytes(metadata), life_ms, repr(now))
 
     def _sweep_if(self, due: int) -> None:
         if due > 0 and (self._sweeping is None or self._sweeping.done()):
@@ -154,19 +154,5 @@ class RedisKVStore:
             return
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "surrogatepass")
-
-
 def _text(text: bytes | None) -> str | None:
-    return None if text is None else _decoded(text)
-
-
-def _name_of(cursor: str) -> bytes:
-    name = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    _decoded(name)  # ValueError for what is no name
-    return name
+    return None if text is None else to_text(text)

@@ -10,13 +10,13 @@ may have been done.
 
 from __future__ import annotations
 
-import base64
 import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from worker_compat.names import cursor_after, name_before, to_bytes, to_text
 from worker_compat.ports import Clock, KVEntry, KVKey, KVPage
 
 from .connection import store_path
@@ -90,7 +90,7 @@ class SqliteKVStore:
 
     async def delete(self, key: str) -> None:
         """Remove ``key``; a missing key is no error."""
-        given = {"namespace": self._namespace, "name": _to_bytes(key)}
+        given = {"namespace": self._namespace, "name": to_bytes(key)}
         await self._tables.write(lambda connection: connection.execute(_DELETE, given).rowcount)
 
     async def compare_and_put(self, key: str, seen: bytes | None, entry: KVEntry) -> bool:
@@ -111,16 +111,16 @@ class SqliteKVStore:
         A page is short where more than ``DEAD_PER_PAGE`` expired names lie in between. ``ValueError`` for a
         cursor that no page gave.
         """
-        start = _to_bytes(prefix)
+        start = to_bytes(prefix)
         # Nothing lies between a name and that name with a zero byte; no UTF-8 has the byte 255.
-        first = start if cursor is None else max(start, _name_of(cursor) + b"\x00")
+        first = start if cursor is None else max(start, name_before(cursor) + b"\x00")
         given: dict[str, str | bytes] = {"namespace": self._namespace, "first": first, "end": start + b"\xff"}
         return await self._tables.read(lambda connection: self._list(connection, given, limit), KVPage([]))
 
     def _get(self, connection: sqlite3.Connection, key: str) -> KVEntry | None:
-        given = {"namespace": self._namespace, "name": _to_bytes(key), "now": self._clock()}
+        given = {"namespace": self._namespace, "name": to_bytes(key), "now": self._clock()}
         for value, metadata, expiration in connection.execute(_GET, given).fetchall():
-            return KVEntry(value, _to_text(metadata), expiration)
+            return KVEntry(value, None if metadata is None else to_text(metadata), expiration)
         return None
 
     def _put(self, connection: sqlite3.Connection, key: str, entry: KVEntry) -> None:
@@ -130,9 +130,9 @@ class SqliteKVStore:
         self._writes += 1
         given = {
             "namespace": self._namespace,
-            "name": _to_bytes(key),
+            "name": to_bytes(key),
             "expiration": entry.expiration,
-            "metadata": None if entry.metadata is None else _to_bytes(entry.metadata),
+            "metadata": None if entry.metadata is None else to_bytes(entry.metadata),
             "value": entry.value,
         }
         connection.execute(_PUT, given)
@@ -142,30 +142,12 @@ class SqliteKVStore:
         ((text,),) = connection.execute(_PAGE, given | bounds).fetchall()
         keys = [_key(*row) for row in json.loads(text)]
         if len(keys) > limit:
-            return KVPage(keys[:limit], _cursor_after(_to_bytes(keys[limit - 1].name)))
+            return KVPage(keys[:limit], cursor_after(to_bytes(keys[limit - 1].name)))
         for (name,) in connection.execute(_LAST_SEEN, given | bounds).fetchall():
-            return KVPage(keys, _cursor_after(name))
+            return KVPage(keys, cursor_after(name))
         return KVPage(keys)
 
 
 def _key(name: str, metadata: str | None, expiration: int | None) -> KVKey:
-    text = None if metadata is None else _to_text(bytes.fromhex(metadata))
-    return KVKey(bytes.fromhex(name).decode("utf-8", "surrogatepass"), text, expiration)
-
-
-def _to_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _to_text(content: bytes | None) -> str | None:
-    return None if content is None else content.decode("utf-8", "surrogatepass")
-
-
-def _cursor_after(name: bytes) -> str:
-    return base64.urlsafe_b64encode(name).decode()
-
-
-def _name_of(cursor: str) -> bytes:
-    name = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    name.decode("utf-8", "surrogatepass")  # a name, or ValueError
-    return name
+    text = None if metadata is None else to_text(bytes.fromhex(metadata))
+    return KVKey(to_text(bytes.fromhex(name)), text, expiration)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.services.node import node
 from tests.services.sdk import sdk_source
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +53,6 @@ def run(
     }
     asked, answered = folder / "plan.json", folder / "result.json"
     asked.write_text(json.dumps(plan))
-    done = subprocess.run(["node", _RUNNER, asked, answered], capture_output=True, text=True, timeout=240, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the runner failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    node(_RUNNER, asked, answered)
     result: dict[str, Any] = json.loads(answered.read_text())
     return result

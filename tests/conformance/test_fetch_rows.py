@@ -7,7 +7,6 @@ the real workerd, where drift fails the run. A case that is decided otherwise he
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from tests.architecture.tree import ROOT
 from tests.conformance.fetch_steps import performed
 from tests.scale import figure
+from tests.services.node import node
 from worker_compat.runtime import Runtime
 from worker_compat.testing.origin import Peer, open_origin
 from worker_compat_aiohttp import AiohttpFetcher, open_fetcher
@@ -227,17 +227,7 @@ async def test_a_case(fetcher: AiohttpFetcher, case: dict[str, Any]) -> None:
 
 
 def test_workerd_gives_the_same() -> None:
-    ran = subprocess.run(
-        ["node", "fetch_replay.mjs"],
-        cwd=WORKERD,
-        input=json.dumps(CASES),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    answers = json.loads(ran.stdout)
+    answers = json.loads(node(WORKERD / "fetch_replay.mjs", given=json.dumps(CASES)))
     drifted = {case["id"]: answers[case["id"]] for case in CASES if answers[case["id"]] != case["results"]}
     assert drifted == {}
     alike = sum(1 for case in CASES if "here" not in case)

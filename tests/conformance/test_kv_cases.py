@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from tests.architecture.tree import ROOT, none_of
 from tests.conformance.backends import BACKENDS, Backend
 from tests.conformance.cases import FOLDER, Case, Player, cases, differences
+from tests.services.node import node
 from worker_compat.kv import KVNamespace
 from worker_compat.testing import FakeClock
 
@@ -67,9 +67,7 @@ async def test_a_backend_gives_what_the_case_expects(
 
 def test_workerd_gives_what_the_cases_expect() -> None:
     asked = json.dumps([{"id": case.id, "steps": case.steps, "time": case.time} for case in CASES])
-    ran = subprocess.run(["node", REPLAY], input=asked, capture_output=True, text=True, timeout=240, check=False)
-    assert ran.returncode == 0, ran.stderr
-    answers: dict[str, dict[str, Any]] = json.loads(ran.stdout)
+    answers: dict[str, dict[str, Any]] = json.loads(node(REPLAY, given=asked))
     assert set(answers) == {case.id for case in CASES}
     found = {case.id: differences(case, answers[case.id]["now"], answers[case.id]["results"]) for case in CASES}
     none_of(f"{case.id}: {line}" for case in CASES if not case.oracle for line in found[case.id])

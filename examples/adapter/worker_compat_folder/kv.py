@@ -8,7 +8,6 @@ Limits: a listing opens every file of the namespace, so this is for thousands of
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from worker_compat.errors import ConfigError, StoreUnavailable
+from worker_compat.names import cursor_after, name_before, to_bytes, to_text
 from worker_compat.ports import Clock, KVEntry, KVKey, KVPage
 
 
@@ -58,7 +58,7 @@ class FolderKVStore:
 
     async def list(self, prefix: str, limit: int, cursor: str | None) -> KVPage:
         """One page of live names."""
-        after = None if cursor is None else _name_of(cursor)
+        after = None if cursor is None else to_text(name_before(cursor))
         return await asyncio.to_thread(self._list, prefix, limit, after)
 
     def _get(self, key: str) -> KVEntry | None:
@@ -71,7 +71,7 @@ class FolderKVStore:
         return KVEntry(value, row.metadata, row.expiration) if self._is_live(row) else None
 
     def _put(self, key: str, entry: KVEntry) -> None:
-        row = {"name": _encoded(key), "metadata": entry.metadata, "expiration": entry.expiration}
+        row = {"name": cursor_after(to_bytes(key)), "metadata": entry.metadata, "expiration": entry.expiration}
         with _available(), tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             try:
                 file.write(json.dumps(row).encode() + b"\n" + entry.value)
@@ -96,7 +96,7 @@ class FolderKVStore:
             key=lambda row: row.name,  # Python orders str by code points, which is the order of their UTF-8 bytes
         )
         page = rows[:limit]
-        return KVPage(page, _encoded(page[-1].name) if len(rows) > limit else None)
+        return KVPage(page, cursor_after(to_bytes(page[-1].name)) if len(rows) > limit else None)
 
     def _rows(self) -> Iterator[KVKey]:
         with _available():
@@ -126,16 +126,8 @@ def _available() -> Iterator[None]:
 
 def _row(head: bytes) -> KVKey:
     row = json.loads(head)
-    return KVKey(_name_of(row["name"]), row["metadata"], row["expiration"])
-
-
-def _encoded(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode("utf-8", "surrogatepass")).decode()
-
-
-def _name_of(text: str) -> str:
-    return base64.b64decode(text, altchars=b"-_", validate=True).decode("utf-8", "surrogatepass")
+    return KVKey(to_text(name_before(row["name"])), row["metadata"], row["expiration"])
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(to_bytes(text)).hexdigest()
