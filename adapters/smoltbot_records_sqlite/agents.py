@@ -22,6 +22,9 @@ _AGENT_COLUMNS = (
 )  # fmt: skip
 """What the gateway needs; key_hash and what names a person stay in the database."""
 
+MOST_LEVELS = 500
+"""SQLite reads JSON of 1,000 levels; how many Python writes depends on its version."""
+
 _BOOLEANS = frozenset({"public", "aap_enabled", "aip_enabled", "proof_enabled", "org_card_exempt"})
 
 _RETURNING = ", ".join(_AGENT_COLUMNS)
@@ -102,7 +105,24 @@ def checked_card(card: Json) -> dict[str, Json]:
         json.dumps(card, allow_nan=False)
     except (TypeError, RecursionError):
         raise ValueError("must be JSON") from None
+    if _levels(card) > MOST_LEVELS:
+        raise ValueError(f"must not nest deeper than {MOST_LEVELS} levels")
     return card
+
+
+def _levels(value: Json) -> int:
+    """How deep the lists and objects of ``value`` nest, at most one more than ``MOST_LEVELS``."""
+    level, held = 0, [value]
+    while held and level <= MOST_LEVELS:
+        inner: list[Json] = []
+        for part in held:
+            if isinstance(part, dict):
+                inner += part.values()
+            elif isinstance(part, list):
+                inner += part
+        nests = any(isinstance(part, dict | list) for part in held)
+        level, held = level + nests, inner
+    return level
 
 
 def _free_id(connection: sqlite3.Connection, agent_hash: str) -> str:

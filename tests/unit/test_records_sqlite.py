@@ -69,6 +69,14 @@ def change(path: Path, sql: str) -> None:
         connection.execute(sql)
 
 
+def nested(levels: int) -> Json:
+    """A list in a list in a list."""
+    value: Json = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 class TestGetOrCreateAgent:
     async def test_a_new_agent(self, store: SqliteRecordStore, path: Path) -> None:
         assert await get_or_create(store, name="scout") == {
@@ -267,13 +275,14 @@ class TestGetOrCreateAgent:
             await store.call("get_or_create_agent", {**arguments(), argument: value})
         assert rows(path, "SELECT * FROM agents") == []
 
-    async def test_a_card_that_is_too_deep(self, store: SqliteRecordStore, path: Path) -> None:
-        deep: Json = None
-        for _ in range(3000):
-            deep = [deep]
+    @pytest.mark.parametrize("levels", [500, 900, 3000, 100_000])
+    async def test_a_card_that_is_too_deep(self, store: SqliteRecordStore, path: Path, levels: int) -> None:
         with pytest.raises(ValueError, match=r"^card: "):
-            await get_or_create(store, card={"deep": deep})
+            await get_or_create(store, card={"deep": nested(levels)})
         assert rows(path, "SELECT * FROM agents") == []
+
+    async def test_a_card_that_is_deep(self, store: SqliteRecordStore) -> None:
+        await get_or_create(store, card={"deep": nested(499), "flat": [1, {"a": []}]})
 
     async def test_what_the_database_refuses(self, store: SqliteRecordStore, path: Path) -> None:
         change(
