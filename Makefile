@@ -33,11 +33,12 @@ bench: $(VENV)/.dev ## the gateway against direct, nginx and a bare aiohttp pass
 .PHONY: system
 system: $(VENV)/.dev
 	sh tests/install.sh
-	@$(MAKE) --no-print-directory tests/workerd/node_modules/.package-lock.json
+	@$(MAKE) --no-print-directory $(ORACLES)
 
-# Cloudflare's own runtime, at the versions of the lock file.
-tests/workerd/node_modules/.package-lock.json: tests/workerd/package-lock.json
-	cd tests/workerd && npm ci --no-audit --no-fund --loglevel=error
+# Cloudflare's own runtime and the protocol's own verifier, at the versions of the lock files.
+ORACLES := tests/workerd/node_modules/.package-lock.json tests/attestation/node_modules/.package-lock.json
+$(ORACLES): tests/%/node_modules/.package-lock.json: tests/%/package-lock.json
+	cd tests/$* && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # Debian ships Python without the part of venv that installs pip.

@@ -29,6 +29,23 @@ class RecordStore(Protocol):
         ...
 
 
+class Crypto(Protocol):
+    """The gateway's signing key. The key itself never leaves the host."""
+
+    @property
+    def key_id(self) -> str:
+        """The name of the key that :meth:`sign` uses."""
+        ...
+
+    async def sign(self, payload: bytes) -> bytes:
+        """The Ed25519 signature (RFC 8032) of ``payload``: 64 bytes."""
+        ...
+
+    async def verify(self, public_key: bytes, payload: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is that of ``payload`` by the key of 32 bytes; False for anything malformed too."""
+        ...
+
+
 @runtime_checkable
 class Telemetry(Protocol):
     """Receives the gateway's typed events; the host turns them into metrics and logs. Must never raise."""

@@ -15,6 +15,8 @@ import click
 
 from worker_compat import __version__
 
+from .verify import verify
+
 T = TypeVar("T")
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -57,6 +59,9 @@ def migrate(dry_run: bool, wait_s: float) -> None:
         click.echo(f"{'would apply' if dry_run else 'applied'} {name}")
     if not names:
         click.echo("nothing to apply")
+
+
+main.add_command(verify)
 
 
 @main.command()

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from smoltbot_worker.ports import Json
-
-from .arguments import timestamp
+from smoltbot_worker.records.arguments import timestamp
 
 _ID_LENGTHS = (8, 12, 16)
 
@@ -21,9 +20,6 @@ _AGENT_COLUMNS = (
     "containment_status", "contained_at", "containment_reason",
 )  # fmt: skip
 """What the gateway needs; key_hash and what names a person stay in the database."""
-
-MOST_LEVELS = 500
-"""SQLite reads JSON of 1,000 levels; how many Python writes depends on its version."""
 
 _BOOLEANS = frozenset({"public", "aap_enabled", "aip_enabled", "proof_enabled", "org_card_exempt"})
 
@@ -90,39 +86,6 @@ def touch_agents(connection: sqlite3.Connection, now: str, *, seen: Sequence[tup
         latest[agent_id] = max(seen_at, latest.get(agent_id, ""))
     rows = [{"id": agent_id, "seen_at": seen_at} for agent_id, seen_at in latest.items()]
     return connection.executemany(_TOUCH, rows).rowcount if rows else 0
-
-
-def checked_card(card: Json) -> dict[str, Json]:
-    """``card`` as a template that can be stored; raises ``ValueError`` otherwise."""
-    if not isinstance(card, dict):
-        raise ValueError("must be an object")
-    if card.get("issued_at") is not None:
-        try:
-            timestamp(card["issued_at"])
-        except ValueError as error:
-            raise ValueError(f"issued_at {error}") from None
-    try:
-        json.dumps(card, allow_nan=False)
-    except (TypeError, RecursionError):
-        raise ValueError("must be JSON") from None
-    if _levels(card) > MOST_LEVELS:
-        raise ValueError(f"must not nest deeper than {MOST_LEVELS} levels")
-    return card
-
-
-def _levels(value: Json) -> int:
-    """How deep the lists and objects of ``value`` nest, at most one more than ``MOST_LEVELS``."""
-    level, held = 0, [value]
-    while held and level <= MOST_LEVELS:
-        inner: list[Json] = []
-        for part in held:
-            if isinstance(part, dict):
-                inner += part.values()
-            elif isinstance(part, list):
-                inner += part
-        nests = any(isinstance(part, dict | list) for part in held)
-        level, held = level + nests, inner
-    return level
 
 
 def _free_id(connection: sqlite3.Connection, agent_hash: str) -> str:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
+from smoltbot_worker.records.arguments import format_epoch
+from smoltbot_worker.records.migrations import Migration, load_migrations, missing_migrations
 from worker_compat.errors import ConfigError
 from worker_compat_sqlite import begin_immediate, connect, database_path, problem, require_sqlite, unavailable
 
-from .arguments import format_epoch
-
-_FILE_NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 _LEDGER = """
     CREATE TABLE IF NOT EXISTS _schema_migrations (
         filename text PRIMARY KEY NOT NULL, applied_at text NOT NULL, checksum text NOT NULL
     ) STRICT
 """
 _LOOK_AGAIN_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class _Migration:
-    name: str
-    sql: str
-    checksum: str
 
 
 async def migrate(url: str, schema_dir: Path, *, dry_run: bool = False, wait_s: float = 30.0) -> list[str]:
@@ -61,10 +51,10 @@ def split_statements(sql: str) -> Iterator[str]:
 
 
 def _migrate(path: Path, schema_dir: Path, dry_run: bool, wait_s: float) -> list[str]:
-    migrations = _load(schema_dir)
+    migrations = load_migrations(schema_dir)
     try:
         if dry_run:
-            return [migration.name for migration in _missing(migrations, _look(path, wait_s))]
+            return [migration.name for migration in missing_migrations(migrations, _look(path, wait_s))]
         _make_folder(path.parent)
         deadline = time.monotonic() + wait_s
         with closing(_open(path, deadline)) as connection:
@@ -74,21 +64,6 @@ def _migrate(path: Path, schema_dir: Path, dry_run: bool, wait_s: float) -> list
             return applied
     except (sqlite3.Error, OSError) as error:
         raise unavailable(error) from error
-
-
-def _load(schema_dir: Path) -> list[_Migration]:
-    try:
-        contents = {file.name: file.read_bytes() for file in schema_dir.iterdir() if file.suffix == ".sql"}
-    except OSError as error:
-        raise ConfigError(f"the schema folder {schema_dir} cannot be read: name another") from error
-    if not contents:
-        raise ConfigError(f"the schema folder {schema_dir} holds no .sql file: name the folder that does")
-    migrations = []
-    for name, content in sorted(contents.items()):
-        if not _FILE_NAME.fullmatch(name):
-            raise ConfigError(f"{name} is no name for a migration: call it like 0001_what_it_makes.sql")
-        migrations.append(_Migration(name, content.decode(), hashlib.sha256(content).hexdigest()))
-    return migrations
 
 
 def _make_folder(folder: Path) -> None:
@@ -132,26 +107,11 @@ def _applied(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT filename, checksum FROM _schema_migrations").fetchall())
 
 
-def _missing(migrations: Sequence[_Migration], applied: Mapping[str, str]) -> list[_Migration]:
-    """What is still to apply, in order; raises when the database and the folder contradict each other."""
-    unknown = sorted(applied.keys() - {migration.name for migration in migrations})
-    if unknown:
-        raise ConfigError(
-            f"the database is newer than this version: it knows {unknown[-1]}; install the version that does"
-        )
-    for migration in migrations:
-        if applied.get(migration.name, migration.checksum) != migration.checksum:
-            raise ConfigError(
-                f"{migration.name} was changed after it was applied: restore it, put the change in a new file"
-            )
-    return [migration for migration in migrations if migration.name not in applied]
-
-
-def _apply_next(connection: sqlite3.Connection, migrations: Sequence[_Migration], deadline: float) -> str | None:
+def _apply_next(connection: sqlite3.Connection, migrations: Sequence[Migration], deadline: float) -> str | None:
     """Apply the first missing file under the write lock, under which it was also found to be missing."""
     begin_immediate(connection, max(0.0, deadline - time.monotonic()))
     try:
-        missing = _missing(migrations, _applied(connection))
+        missing = missing_migrations(migrations, _applied(connection))
         if not missing:
             connection.execute("ROLLBACK")
             return None
@@ -164,7 +124,7 @@ def _apply_next(connection: sqlite3.Connection, migrations: Sequence[_Migration]
     return missing[0].name
 
 
-def _apply(connection: sqlite3.Connection, migration: _Migration) -> None:
+def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
     connection.execute(_LEDGER)
     # A COMMIT in the file would keep half of it when the other half fails.
     connection.set_authorizer(_refuse_transactions)

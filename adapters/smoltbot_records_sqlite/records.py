@@ -6,51 +6,33 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 from smoltbot_worker.ports import Json, RecordsUnavailable
+from smoltbot_worker.records.arguments import format_epoch
+from smoltbot_worker.records.functions import checked_arguments
+from smoltbot_worker.records.refusals import NOT_MIGRATED, UNAVAILABLE
 from worker_compat.errors import StoreUnavailable
 from worker_compat.ports import Clock
 from worker_compat_sqlite import SqliteWriter, database_path, open_writer
 
-from .agents import checked_card, get_or_create_agent, touch_agents
-from .arguments import (
-    Parameters,
-    format_epoch,
-    lower_hex,
-    optional,
-    parse_arguments,
-    text,
-    timestamp,
-    timestamps_by_id,
-)
+from .agents import get_or_create_agent, touch_agents
+from .keys import put_signing_key, retire_signing_key, signing_keys
+from .log import append_checkpoints, checkpoint, checkpoints, log_head, merkle_nodes, signed_heads
 
-_NOT_MIGRATED = "the database does not have the tables of this version: run `smoltbot migrate`"
-_TABLES = ("agents", "alignment_cards")
+_TABLES = ("agents", "alignment_cards", "integrity_checkpoints")
 
-
-@dataclass(frozen=True, slots=True)
-class _Function:
-    """One database function: ``body(connection, now, **arguments)`` inside a transaction of its own."""
-
-    body: Callable[..., Json]
-    parameters: Parameters = field(default_factory=dict)
-
-
-_FUNCTIONS: Mapping[str, _Function] = {
-    "get_or_create_agent": _Function(
-        get_or_create_agent,
-        {
-            "agent_hash": lower_hex(16),
-            "key_hash": lower_hex(64),
-            "name": optional(text),
-            "card": optional(checked_card),
-            "seen_at": timestamp,
-        },
-    ),
-    "touch_agents": _Function(touch_agents, {"seen": timestamps_by_id}),
+_WRITES: Mapping[str, Callable[..., Json]] = {
+    function.__name__: function
+    for function in (get_or_create_agent, touch_agents, append_checkpoints, put_signing_key, retire_signing_key)
 }
+"""``body(connection, now, **arguments)``, each inside a transaction of its own."""
+
+_READS: Mapping[str, Callable[..., Json]] = {
+    function.__name__: function
+    for function in (log_head, checkpoints, checkpoint, merkle_nodes, signed_heads, signing_keys)
+}
+"""The same on a snapshot, beside the writes."""
 
 
 class SqliteRecordStore:
@@ -73,28 +55,24 @@ class SqliteRecordStore:
         try:
             return await work()
         except StoreUnavailable as error:
-            raise RecordsUnavailable("the database cannot be used at the moment") from error
+            raise RecordsUnavailable(UNAVAILABLE) from error
         except (sqlite3.IntegrityError, sqlite3.DataError) as error:
             raise ValueError(f"{function}: the database refuses these values") from error
         except sqlite3.OperationalError as error:
-            raise RecordsUnavailable(_NOT_MIGRATED) from error
+            raise RecordsUnavailable(NOT_MIGRATED) from error
 
     def _prepare(self, name: str, arguments: Mapping[str, Json]) -> Callable[[], Awaitable[Json]]:
+        values = checked_arguments(name, arguments)
         upkeep = self._upkeep.get(name)
         if upkeep is not None:
-            parse_arguments({}, arguments)
             return upkeep
-        function = _FUNCTIONS.get(name)
-        if function is None:
-            raise LookupError(f"there is no database function {name!r}")
-        values = parse_arguments(function.parameters, arguments)
-        body = partial(function.body, now=format_epoch(self._clock()), **values)
-        return partial(self._writer.run, body)
+        run, bodies = (self._writer.read, _READS) if name in _READS else (self._writer.run, _WRITES)
+        return partial(run, partial(bodies[name], now=format_epoch(self._clock()), **values))
 
     async def _ping(self) -> Json:
         schema = await self._writer.read(_last_migration)
         if schema is None:
-            raise RecordsUnavailable(_NOT_MIGRATED)
+            raise RecordsUnavailable(NOT_MIGRATED)
         # An empty transaction takes the write lock and gives it back: a reader alone would not notice a
         # database that is locked or read-only.
         await self._writer.run(lambda connection: None)

@@ -1,6 +1,6 @@
 """The PostgreSQL adapter: key-value stores and queues on asyncpg."""
 
-from .connection import PostgresPool, Settings, open_pool, store_settings
+from .connection import PostgresPool, Refused, Settings, database_settings, open_pool, store_settings
 from .kv import PostgresKVStore, open_kv
 from .queue import PostgresQueueStore, open_queue
 
@@ -13,4 +13,6 @@ __all__ = [
     "open_pool",
     "Settings",
     "store_settings",
+    "database_settings",
+    "Refused",
 ]

@@ -73,21 +73,33 @@ def store_settings(url: str, option: str) -> tuple[Settings, str]:
 
     Raises :class:`ConfigError`, which quotes nothing of the URL but the names of options.
     """
+    settings, own = _settings(url, (option,))
+    name = own.get(option, "default")
+    if not name or "\0" in name:
+        raise ConfigError(f"the PostgreSQL URL names no {option}: write {option}=NAME")
+    return settings, name
+
+
+def database_settings(url: str) -> Settings:
+    """How ``url`` is reached when it names a database and no store in it; errors as for :func:`store_settings`."""
+    return _settings(url, ())[0]
+
+
+def _settings(url: str, names: Sequence[str]) -> tuple[Settings, dict[str, str]]:
+    """What ``url`` says of the connection, and its options called ``names``."""
     address, _, query = url.partition("?")
     found = _ADDRESS.fullmatch(address)
     if found is None or not all(_HOST.fullmatch(host) for host in found["hosts"].split(",")):
         raise ConfigError(f"this is not the URL of a PostgreSQL server: write {_SHAPE}, its parts percent-encoded")
-    options = _options(query, (option, *_OWN, *_PASSED_ON))
-    name = options.pop(option, "default")
-    if not name or "\0" in name:
-        raise ConfigError(f"the PostgreSQL URL names no {option}: write {option}=NAME")
+    options = _options(query, (*names, *_OWN, *_PASSED_ON))
+    own = {name: options.pop(name) for name in names if name in options}
     prepared = options.pop("prepared", "on")
     if prepared not in ("on", "off"):
         raise ConfigError("the option prepared of a PostgreSQL URL is on or off")
     connect_timeout_s = _seconds(options, "connect_timeout", CONNECT_TIMEOUT_S)
     command_timeout_s = _seconds(options, "command_timeout", COMMAND_TIMEOUT_S)
     dsn = f"{address}?{urlencode(options)}" if options else address
-    return Settings(dsn, connect_timeout_s, command_timeout_s, prepared == "on"), name
+    return Settings(dsn, connect_timeout_s, command_timeout_s, prepared == "on"), own
 
 
 def _options(query: str, known: Sequence[str]) -> dict[str, str]:
@@ -116,9 +128,18 @@ def _seconds(options: dict[str, str], name: str, default: float) -> float:
     return float(text)
 
 
+class Refused(StoreUnavailable):
+    """The server answered a statement with an error; ``reason`` is the server's own text and may hold data."""
+
+    def __init__(self, text: str, sqlstate: str, reason: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+        self.reason = reason
+
+
 @asynccontextmanager
-async def open_pool(settings: Settings) -> AsyncIterator[PostgresPool]:
-    """A pool that connects when it is first used, closed at exit."""
+async def open_pool(settings: Settings, *, tables: bool = True) -> AsyncIterator[PostgresPool]:
+    """A pool that connects when it is first used, closed at exit; with ``tables`` it makes those of stores."""
     pool = asyncpg.create_pool(
         settings.dsn,
         min_size=0,
@@ -130,7 +151,7 @@ async def open_pool(settings: Settings) -> AsyncIterator[PostgresPool]:
         reset=_leave_as_it_is,
     )
     async with _closing(pool, settings.command_timeout_s):
-        yield PostgresPool(pool, settings)
+        yield PostgresPool(pool, settings, tables=tables)
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -151,15 +172,16 @@ async def _closing(pool: asyncpg.Pool[asyncpg.Record], limit_s: float) -> AsyncI
 class PostgresPool:
     """A few connections to one database, and its tables, which need not be there; made by :func:`open_pool`."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: Settings) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: Settings, *, tables: bool = True) -> None:
         self._pool = pool
         self._settings = settings
-        self._has_tables = False
+        self._needs_tables = tables
+        self._has_tables = not tables
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """The rows of one statement, committed on return; in one round trip unless ``prepared=off``.
 
-        Raises :class:`StoreUnavailable` when the server is gone, refuses, or has not answered within
+        Raises :class:`StoreUnavailable` when the server is gone, refuses (:class:`Refused`), or has not answered within
         ``command_timeout_s``, the wait for a connection included; :class:`ConfigError` for a URL that asyncpg
         does not accept and for tables that cannot be made. A statement that was given up, cancelled or out of
         time, may have been done; its connection is closed and never reused.
@@ -169,7 +191,7 @@ class PostgresPool:
                 try:
                     return await self._run(connection, statement, arguments)
                 except asyncpg.UndefinedTableError:
-                    self._has_tables = False
+                    self._has_tables = not self._needs_tables
                     raise
 
     async def _run(
@@ -223,7 +245,7 @@ def _errors_told_apart(settings: Settings) -> Iterator[None]:
     except asyncpg.PostgresError as error:  # its text and its details may quote names and values
         code, kind = error.sqlstate or "", type(error).__name__
         words = _described(code, _PROBLEMS) or "try again"
-        raise StoreUnavailable(f"PostgreSQL cannot be used ({kind}, {code}): {words}") from None
+        raise Refused(f"PostgreSQL cannot be used ({kind}, {code}): {words}", code, str(error)) from None
     except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise StoreUnavailable(f"the connection to PostgreSQL broke ({type(error).__name__}): try again") from None
 

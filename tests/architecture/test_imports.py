@@ -50,6 +50,14 @@ RIGHTS = {
     "worker_compat_postgres": Rights(frozenset({"worker_compat", "asyncpg"})),
     "worker_compat_redis": Rights(frozenset({"worker_compat", "redis"})),
     "worker_compat_sqlite": Rights(frozenset({"worker_compat"})),
+    "smoltbot_records_postgres": Rights(
+        frozenset({
+            "worker_compat", "worker_compat_postgres", "smoltbot_worker.ports", "smoltbot_worker.records", "asyncpg",
+        })
+    ),
+    "smoltbot_records_supabase": Rights(
+        frozenset({"worker_compat", "smoltbot_worker.ports", "smoltbot_worker.records"})
+    ),
     "smoltbot_records_sqlite": Rights(
         frozenset({"worker_compat", "worker_compat_sqlite", "smoltbot_worker.ports", "smoltbot_worker.records"})
     ),

@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": ["--host", "--port", "--role"],
     "migrate": ["--dry-run", "--wait"],
     "doctor": ["--network"],
+    "verify": ["--keys", "--key", "--head"],
 }
 ENTRY_POINTS = [[sys.executable, "-m", "smoltbot_cli"], [str(Path(sys.executable).with_name("smoltbot"))]]
 MIGRATIONS = ["0001_agents_and_cards.sql"]

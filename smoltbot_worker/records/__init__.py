@@ -1,12 +1,12 @@
-"""The database functions that the gateway calls, by name; no other file knows the names."""
+"""The database functions that the gateway calls, by name; nothing outside of this folder knows the names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from .answers import iso
-from .ports import Json, RecordStore
+from smoltbot_worker.answers import iso
+from smoltbot_worker.ports import Json, RecordStore
 
 
 async def get_or_create_agent(
@@ -39,3 +39,13 @@ async def ping(store: RecordStore) -> dict[str, Any]:
 async def housekeeping(store: RecordStore) -> None:
     """What a database wants done now and then."""
     await store.call("housekeeping", {})
+
+
+async def log_head(store: RecordStore, agent_id: str, sessions: Collection[str]) -> Json:
+    """Where an agent's log ends, with the last entries of these sessions."""
+    return await store.call("log_head", {"agent_id": agent_id, "sessions": list(sessions)})
+
+
+async def append_checkpoints(store: RecordStore, batch: Mapping[str, Json]) -> Json:
+    """Store a batch if the log is still what it was made for; see ``schema/README.md`` for what else it may answer."""
+    return await store.call("append_checkpoints", batch)

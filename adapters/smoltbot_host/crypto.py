@@ -1,0 +1,74 @@
+"""The signing key of this deployment: Ed25519 with the library ``cryptography``."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from worker_compat.errors import ConfigError
+
+DEFAULT_KEY_ID = "key-001"
+
+_SEED = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class HostCrypto:
+    """The Crypto port over a seed of 32 bytes (RFC 8032)."""
+
+    def __init__(self, seed: bytes, key_id: str = DEFAULT_KEY_ID) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self._key_id = key_id
+
+    @property
+    def key_id(self) -> str:
+        """The name of the key."""
+        return self._key_id
+
+    @property
+    def public_key(self) -> str:
+        """The public key as 64 lower-case hex digits, as it is published."""
+        return self._key.public_key().public_bytes_raw().hex()
+
+    async def sign(self, payload: bytes) -> bytes:
+        """The signature of ``payload``: 64 bytes."""
+        return self._key.sign(payload)
+
+    async def verify(self, public_key: bytes, payload: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is that of ``payload`` by the key of 32 bytes; False for anything malformed too."""
+        try:
+            _public(public_key).verify(signature, payload)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def load_crypto(signing_key: str, key_id: str, data_dir: str) -> HostCrypto:
+    """The key of ``ED25519_SIGNING_KEY`` (64 hex), or that of the file ``signing.key`` where it is empty.
+
+    ``ConfigError`` says what is wrong with it, without a digit of it.
+    """
+    if signing_key:
+        return _from_text(signing_key, key_id, "ED25519_SIGNING_KEY")
+    file = Path(data_dir) / "signing.key"
+    try:
+        text = file.read_text("ascii", errors="replace").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read ({error.strerror}); set ED25519_SIGNING_KEY, or let this user read the file"
+        ) from error
+    return _from_text(text, key_id, str(file))
+
+
+def _from_text(text: str, key_id: str, source: str) -> HostCrypto:
+    if not _SEED.fullmatch(text):
+        raise ConfigError(f"{source} must be 64 hex digits, the 32 bytes of an Ed25519 seed")
+    return HostCrypto(bytes.fromhex(text), key_id or DEFAULT_KEY_ID)
+
+
+@lru_cache(maxsize=256)
+def _public(key: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(key)
