@@ -10,6 +10,8 @@ from typing import Any
 from smoltbot_worker.ports import Json
 from smoltbot_worker.records.arguments import timestamp
 
+from .columns import Body
+
 _ID_LENGTHS = (8, 12, 16)
 
 _AGENT_COLUMNS = (
@@ -119,3 +121,7 @@ def _ensure_card(connection: sqlite3.Connection, now: str, agent_id: str, templa
             "now": now,
         },
     )
+
+
+WRITES: Sequence[Body] = (get_or_create_agent, touch_agents)
+READS: Sequence[Body] = ()

@@ -26,6 +26,9 @@ BOOLEAN: Kind = (int, bool)
 Kinds = Mapping[str, Kind]
 """Kind by column."""
 
+Body = Callable[..., Json]
+"""A database function: ``body(connection, now, **arguments)``; ``now`` is a time as the schema keeps it."""
+
 
 def to_columns(kinds: Kinds, record: Mapping[str, Any]) -> dict[str, Any]:
     """The values of ``record`` for the columns of ``kinds``; one that is missing is null."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 from smoltbot_worker.ports import Json
 
-from .columns import BOOLEAN, HEX, PLAIN, Kinds, listed, to_json
+from .columns import BOOLEAN, HEX, PLAIN, Body, Kinds, listed, to_json
 
 _KEY: Kinds = {
     "key_id": PLAIN, "public_key": HEX, "is_active": BOOLEAN, "created_at": PLAIN, "retired_at": PLAIN,
@@ -49,3 +50,7 @@ def _key(connection: sqlite3.Connection, key_id: str) -> dict[str, Json]:
 
 def _shown(row: tuple[object, ...]) -> dict[str, Json]:
     return {**to_json(_KEY, row), "algorithm": "Ed25519"}
+
+
+WRITES: Sequence[Body] = (put_signing_key, retire_signing_key)
+READS: Sequence[Body] = (signing_keys,)

@@ -10,7 +10,7 @@ from typing import Any
 from smoltbot_worker.ports import Json
 from smoltbot_worker.records.batch import signed_payload
 
-from .columns import BASE64, BOOLEAN, HEX, JSON, PLAIN, Kinds, insertion, listed, to_columns, to_json
+from .columns import BASE64, BOOLEAN, HEX, JSON, PLAIN, Body, Kinds, insertion, listed, to_columns, to_json
 
 _CHECKPOINT: Kinds = {
     "checkpoint_id": PLAIN, "request_id": PLAIN, "agent_id": PLAIN, "session_id": PLAIN, "card_id": PLAIN,
@@ -163,3 +163,7 @@ def _shown(connection: sqlite3.Connection, row: tuple[Any, ...]) -> dict[str, Js
     shown["mutations"] = [to_json(_MUTATION, change) for change in changes]
     shown["signed_payload"] = signed_payload(str(shown["agent_id"]), shown)
     return shown
+
+
+WRITES: Sequence[Body] = (append_checkpoints,)
+READS: Sequence[Body] = (log_head, checkpoints, checkpoint, merkle_nodes, signed_heads)

@@ -16,22 +16,16 @@ from worker_compat.errors import StoreUnavailable
 from worker_compat.ports import Clock
 from worker_compat_sqlite import SqliteWriter, database_path, open_writer
 
-from .agents import get_or_create_agent, touch_agents
-from .keys import put_signing_key, retire_signing_key, signing_keys
-from .log import append_checkpoints, checkpoint, checkpoints, log_head, merkle_nodes, signed_heads
+from . import agents, keys, log
 
 _TABLES = ("agents", "alignment_cards", "integrity_checkpoints")
 
-_WRITES: Mapping[str, Callable[..., Json]] = {
-    function.__name__: function
-    for function in (get_or_create_agent, touch_agents, append_checkpoints, put_signing_key, retire_signing_key)
-}
+_AREAS = (agents, log, keys)
+
+_WRITES: Mapping[str, Callable[..., Json]] = {body.__name__: body for area in _AREAS for body in area.WRITES}
 """``body(connection, now, **arguments)``, each inside a transaction of its own."""
 
-_READS: Mapping[str, Callable[..., Json]] = {
-    function.__name__: function
-    for function in (log_head, checkpoints, checkpoint, merkle_nodes, signed_heads, signing_keys)
-}
+_READS: Mapping[str, Callable[..., Json]] = {body.__name__: body for area in _AREAS for body in area.READS}
 """The same on a snapshot, beside the writes."""
 
 

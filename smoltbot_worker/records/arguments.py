@@ -16,6 +16,9 @@ Parser = Callable[[Json], Any]
 
 Parameters = Mapping[str, Parser]
 
+Functions = Mapping[str, Parameters]
+"""The parameters of each function, by its name."""
+
 MOST_LEVELS = 500
 """SQLite reads JSON of 1,000 levels; how many Python writes depends on its version."""
 

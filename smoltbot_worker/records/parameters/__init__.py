@@ -1,0 +1,1 @@
+"""The arguments of the database functions, one module for each area of them."""
