@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.least_privilege import USER
+from tests.services.pgbouncer import pgbouncer
 from tests.services.postgres import PostgresServer, postgres_server
 from tests.services.redis import RedisServer, redis_server
 
@@ -28,3 +30,13 @@ def postgres_service() -> Iterator[PostgresServer]:
         folder.chmod(0o755)
         with postgres_server(folder) as server:
             yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_port(postgres_service: PostgresServer) -> Iterator[int]:
+    """The port of a PgBouncer in front of it, for the user who may execute the functions and nothing else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with pgbouncer(folder, postgres_service.url, [USER]) as port:
+            yield port

@@ -7,6 +7,7 @@ if [ -z "$missing" ]; then
     command -v curl >/dev/null 2>&1 || missing="$missing curl"
     command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
     [ -n "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] || missing="$missing postgresql"
+    command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
     command -v npm >/dev/null 2>&1 || missing="$missing nodejs npm"
     command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
 fi

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 _LOOK_AGAIN_S = 0.2
+_GRACE_S = 1.0
 _LOCK = 0x736D6F6C74  # any number that nobody else takes for an advisory lock of this database
 _LEDGER = """
     CREATE SCHEMA IF NOT EXISTS smoltbot;
@@ -47,7 +48,8 @@ async def migrate(url: str, schema_dir: Path, *, dry_run: bool = False, wait_s: 
     deadline = time.monotonic() + wait_s
     async with _connected(settings, deadline) as connection:
         if dry_run:
-            return [migration.name for migration in missing_migrations(migrations, await _applied(connection))]
+            with _cut_after(connection, deadline):
+                return [migration.name for migration in missing_migrations(migrations, await _applied(connection))]
         names = []
         while (name := await _apply_next(connection, migrations, deadline)) is not None:
             names.append(name)
@@ -106,17 +108,30 @@ async def _applied(connection: Connection) -> dict[str, str]:
 
 async def _apply_next(connection: Connection, migrations: Sequence[Migration], deadline: float) -> str | None:
     """Apply the first missing file under the lock, under which it was also found to be missing."""
-    async with connection.transaction():
-        # Of the transaction, not of the session: a pooler gives the next transaction to another session.
-        patience_ms = max(1, int((deadline - time.monotonic()) * 1000))
-        await connection.execute(f"SET LOCAL lock_timeout = {patience_ms}; SET LOCAL statement_timeout = 0")
-        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        missing = missing_migrations(migrations, await _applied(connection))
-        if missing:
-            await connection.execute(_LEDGER)
-            await _apply(connection, missing[0])
-            return missing[0].name
+    with _cut_after(connection, deadline) as cut:
+        async with connection.transaction():
+            # Of the transaction, not of the session: a pooler gives the next transaction to another session.
+            patience_ms = max(1, int((deadline - time.monotonic()) * 1000))
+            await connection.execute(f"SET LOCAL lock_timeout = {patience_ms}; SET LOCAL statement_timeout = 0")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            missing = missing_migrations(migrations, await _applied(connection))
+            if missing:
+                cut.cancel()  # from here it takes as long as it takes
+                await connection.execute(_LEDGER)
+                await _apply(connection, missing[0])
+                return missing[0].name
     return None
+
+
+@contextmanager
+def _cut_after(connection: Connection, deadline: float) -> Iterator[asyncio.TimerHandle]:
+    """Ends the connection when the deadline is over: a server that hangs does not answer its own time limit."""
+    wait_s = max(0.0, deadline - time.monotonic()) + _GRACE_S
+    cut = asyncio.get_running_loop().call_later(wait_s, connection.terminate)
+    try:
+        yield cut
+    finally:
+        cut.cancel()
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:

@@ -52,5 +52,5 @@ async def open_records(url: str, *, clock: Clock = time.time) -> AsyncIterator[P
     A server that is not there fails calls, not the opening. Raises :class:`worker_compat.errors.ConfigError` for a
     URL that is not of this form, here or at the first call.
     """
-    async with open_pool(database_settings(url), tables=False) as pool:
+    async with open_pool(database_settings(url), tables=False, sorts=True) as pool:
         yield PostgresRecordStore(pool, clock=clock)

@@ -27,6 +27,8 @@ _BOOLEANS = frozenset({"public", "aap_enabled", "aip_enabled", "proof_enabled", 
 
 _RETURNING = ", ".join(_AGENT_COLUMNS)
 
+SELECT_AGENT = f"SELECT {_RETURNING} FROM agents"
+
 _SEE_AGENT = f"""
     UPDATE agents
     SET last_seen = max(coalesce(last_seen, :seen_at), :seen_at),
@@ -74,7 +76,7 @@ def get_or_create_agent(
     if is_new:
         values["id"] = _free_id(connection, agent_hash)
         rows = connection.execute(_CREATE_AGENT, values).fetchall()
-    agent = _agent(rows[0])
+    agent = shown_agent(rows[0])
     if card is not None:
         _ensure_card(connection, now, str(agent["id"]), card)
     return {"agent": agent, "is_new": is_new}
@@ -99,7 +101,30 @@ def _free_id(connection: sqlite3.Connection, agent_hash: str) -> str:
     return agent_id
 
 
-def _agent(row: Sequence[Any]) -> dict[str, Json]:
+def find_agent(connection: sqlite3.Connection, agent_id: str) -> dict[str, Json] | None:
+    """The agent with this id as functions answer it, or null."""
+    row = connection.execute(f"{SELECT_AGENT} WHERE id = ?", (agent_id,)).fetchone()
+    return None if row is None else shown_agent(row)
+
+
+def filled_card(template: dict[str, Json], agent_id: str, issued_at: Json) -> dict[str, Json]:
+    """The card that ``template`` makes for the agent; ``issued_at`` is for one that does not say it."""
+    # The template serves many agents, so an id in it is never the id of this agent's card.
+    return {
+        **template,
+        "card_id": card_id_of(agent_id),
+        "agent_id": agent_id,
+        "issued_at": template.get("issued_at") or issued_at,
+    }
+
+
+def card_id_of(agent_id: str) -> str:
+    """The id of an agent's card, in every version."""
+    return "ac-" + agent_id.removeprefix("smolt-")
+
+
+def shown_agent(row: Sequence[Any]) -> dict[str, Json]:
+    """A row of :data:`SELECT_AGENT` as functions answer it."""
     agent: dict[str, Json] = {}
     for column, value in zip(_AGENT_COLUMNS, row, strict=True):
         agent[column] = bool(value) if column in _BOOLEANS else value
@@ -107,17 +132,14 @@ def _agent(row: Sequence[Any]) -> dict[str, Json]:
 
 
 def _ensure_card(connection: sqlite3.Connection, now: str, agent_id: str, template: dict[str, Json]) -> None:
-    # The template serves many agents, so an id in it is never the id of this agent's card.
-    card_id = "ac-" + agent_id.removeprefix("smolt-")
-    issued_at = template.get("issued_at") or now
-    card = {**template, "card_id": card_id, "agent_id": agent_id, "issued_at": issued_at}
+    card = filled_card(template, agent_id, now)
     connection.execute(
         _ENSURE_CARD,
         {
-            "card_id": card_id,
+            "card_id": card["card_id"],
             "agent_id": agent_id,
             "card_json": json.dumps(card, separators=(",", ":"), allow_nan=False),
-            "issued_at": timestamp(issued_at),
+            "issued_at": timestamp(card["issued_at"]),
             "now": now,
         },
     )

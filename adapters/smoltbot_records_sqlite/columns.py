@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from smoltbot_worker.ports import Json
+from smoltbot_worker.records.arguments import format_time, json_value
 
 Kind = tuple[Callable[[Any], Any], Callable[[Any], Json]]
 """To the column and back; neither sees null."""
@@ -17,11 +19,21 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _json_or_text(value: str) -> Json:
+    try:
+        return json_value(json.loads(value))
+    except (ValueError, RecursionError):
+        return value
+
+
 PLAIN: Kind = (_same, _same)
 HEX: Kind = (bytes.fromhex, bytes.hex)
 BASE64: Kind = (b64decode, lambda value: b64encode(value).decode())
 JSON: Kind = (lambda value: json.dumps(value, separators=(",", ":")), json.loads)
 BOOLEAN: Kind = (int, bool)
+
+EVIDENCE: Kind = (JSON[0], _json_or_text)
+"""As JSON; but what was damaged into something that no JSON can be made of is shown as the text that it is."""
 
 Kinds = Mapping[str, Kind]
 """Kind by column."""
@@ -51,3 +63,8 @@ def listed(kinds: Kinds) -> str:
 def insertion(table: str, kinds: Kinds) -> str:
     """The statement that inserts what :func:`to_columns` made."""
     return f"INSERT INTO {table} ({listed(kinds)}) VALUES ({', '.join(f':{name}' for name in kinds)})"
+
+
+def shifted(time: str, by: timedelta) -> str:
+    """A time as the schema keeps it, moved."""
+    return format_time(datetime.fromisoformat(time) + by)

@@ -10,14 +10,16 @@ from typing import Any
 from smoltbot_worker.ports import Json
 from smoltbot_worker.records.batch import signed_payload
 
-from .columns import BASE64, BOOLEAN, HEX, JSON, PLAIN, Body, Kinds, insertion, listed, to_columns, to_json
+from .columns import BASE64, BOOLEAN, EVIDENCE, HEX, PLAIN, Body, Kinds, insertion, listed, to_columns, to_json
+from .events import queue
+from .violations import answer_violations
 
 _CHECKPOINT: Kinds = {
     "checkpoint_id": PLAIN, "request_id": PLAIN, "agent_id": PLAIN, "session_id": PLAIN, "card_id": PLAIN,
     "timestamp": PLAIN, "created_at": PLAIN, "verdict": PLAIN, "reason": PLAIN, "thinking_block_hash": HEX,
-    "provider": PLAIN, "model": PLAIN, "concerns": JSON, "reasoning_summary": PLAIN, "conscience_context": JSON,
-    "window_position": JSON, "analysis_metadata": JSON, "linked_trace_id": PLAIN, "source": PLAIN,
-    "synthetic": BOOLEAN, "synthetic_reason": PLAIN, "cross_validation_warnings": JSON, "input_commitment": HEX,
+    "provider": PLAIN, "model": PLAIN, "concerns": EVIDENCE, "reasoning_summary": PLAIN, "conscience_context": EVIDENCE,
+    "window_position": EVIDENCE, "analysis_metadata": EVIDENCE, "linked_trace_id": PLAIN, "source": PLAIN,
+    "synthetic": BOOLEAN, "synthetic_reason": PLAIN, "cross_validation_warnings": EVIDENCE, "input_commitment": HEX,
     "card_hash": HEX, "values_hash": HEX, "context_hash": HEX, "model_version": PLAIN,
     "prompt_template_version": PLAIN, "chain_hash": HEX, "prev_chain_hash": HEX, "chain_position": PLAIN,
     "merkle_leaf_index": PLAIN, "merkle_leaf_hash": HEX, "certificate_id": PLAIN, "issuer_signature": BASE64,
@@ -43,15 +45,23 @@ _EXTEND = """
 """
 _TREE = "SELECT leaf_count, frontier, merkle_root FROM agent_merkle_trees WHERE agent_id = ?"
 _SESSION_HEAD = """
-    SELECT chain_hash, chain_position FROM integrity_checkpoints WHERE agent_id = ? AND session_id = ?
+    SELECT * FROM (SELECT chain_hash, chain_position FROM integrity_checkpoints
+        WHERE agent_id = :agent_id AND session_id = :session_id ORDER BY chain_position DESC LIMIT 1)
+    UNION ALL
+    SELECT * FROM (SELECT chain_hash, chain_position FROM pruned_leaves
+        WHERE agent_id = :agent_id AND session_id = :session_id ORDER BY chain_position DESC LIMIT 1)
     ORDER BY chain_position DESC LIMIT 1
 """
+"""The last entry of a session, pruned or not: what follows it never becomes a beginning."""
 _STORED = """
     SELECT 1 FROM integrity_checkpoints WHERE request_id = :request_id
     UNION ALL SELECT 1 FROM integrity_checkpoints WHERE checkpoint_id = :checkpoint_id
 """
-_NODE = 'SELECT hash FROM merkle_nodes WHERE agent_id = ? AND level = ? AND "index" = ?'
-_LEAF = "SELECT merkle_leaf_hash FROM integrity_checkpoints WHERE agent_id = ? AND merkle_leaf_index = ?"
+_NODE = 'SELECT hash FROM merkle_nodes WHERE agent_id = :agent_id AND level = :level AND "index" = :index'
+_LEAF = """
+    SELECT merkle_leaf_hash FROM integrity_checkpoints WHERE agent_id = :agent_id AND merkle_leaf_index = :index
+    UNION ALL SELECT leaf_hash FROM pruned_leaves WHERE agent_id = :agent_id AND leaf_index = :index
+"""
 _MUTATIONS = f"SELECT {listed(_MUTATION)} FROM mutations WHERE request_id = ? ORDER BY place"
 _READ = f"SELECT {listed(_CHECKPOINT)} FROM integrity_checkpoints"
 
@@ -80,7 +90,10 @@ def append_checkpoints(connection: sqlite3.Connection, now: str, **batch: Any) -
     for row in rows:
         _insert_checkpoint(connection, {**row, "agent_id": agent_id, "created_at": now})
     _extend_tree(connection, now, batch)
-    return {"status": "appended", "size": batch["head"]["size"]}
+    for event in batch["events"] or ():
+        queue(connection, now, agent_id, event)
+    answered = answer_violations(connection, now, agent_id, rows)
+    return {"status": "appended", "size": batch["head"]["size"], **answered}
 
 
 def checkpoints(
@@ -90,15 +103,15 @@ def checkpoints(
     del now
     after = -1 if after_index is None else after_index
     where = "WHERE agent_id = ? AND merkle_leaf_index > ? ORDER BY merkle_leaf_index LIMIT ?"
-    rows = connection.execute(f"{_READ} {where}", (agent_id, after, limit)).fetchall()
+    rows = _evidence(connection, f"{_READ} {where}", (agent_id, after, limit))
     return [_shown(connection, row) for row in rows]
 
 
 def checkpoint(connection: sqlite3.Connection, now: str, *, checkpoint_id: str) -> Json:
     """One checkpoint, or null."""
     del now
-    row = connection.execute(f"{_READ} WHERE checkpoint_id = ?", (checkpoint_id,)).fetchone()
-    return None if row is None else _shown(connection, row)
+    rows = _evidence(connection, f"{_READ} WHERE checkpoint_id = ?", (checkpoint_id,))
+    return _shown(connection, rows[0]) if rows else None
 
 
 def merkle_nodes(connection: sqlite3.Connection, now: str, *, agent_id: str, wanted: Sequence[tuple[int, int]]) -> Json:
@@ -106,8 +119,8 @@ def merkle_nodes(connection: sqlite3.Connection, now: str, *, agent_id: str, wan
     del now
     found: list[Json] = []
     for level, index in wanted:
-        asked = (_NODE, (agent_id, level, index)) if level else (_LEAF, (agent_id, index))
-        row = connection.execute(*asked).fetchone()
+        place = {"agent_id": agent_id, "level": level, "index": index}
+        row = connection.execute(_NODE if level else _LEAF, place).fetchone()
         if row is not None:
             found.append([level, index, row[0].hex()])
     return found
@@ -124,7 +137,7 @@ def _log_head(connection: sqlite3.Connection, agent_id: str, sessions: Sequence[
     size, frontier, root = connection.execute(_TREE, (agent_id,)).fetchone() or (0, "[]", None)
     heads = {}
     for session in sessions:
-        row = connection.execute(_SESSION_HEAD, (agent_id, session)).fetchone()
+        row = connection.execute(_SESSION_HEAD, {"agent_id": agent_id, "session_id": session}).fetchone()
         if row is not None:
             heads[session] = {"chain_hash": row[0].hex(), "position": row[1]}
     return {"size": size, "frontier": json.loads(frontier), "root": root.hex() if root else "", "heads": heads}
@@ -157,9 +170,18 @@ def _extend_tree(connection: sqlite3.Connection, now: str, batch: Row) -> None:
     connection.execute(_INSERT_HEAD, to_columns(_HEAD, {**head, "agent_id": agent_id}))
 
 
+def _evidence(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """The rows of a query; bytes that are no UTF-8 become U+FFFD, so that they are a matter of one entry alone."""
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    try:
+        return connection.execute(sql, values).fetchall()
+    finally:
+        connection.text_factory = str
+
+
 def _shown(connection: sqlite3.Connection, row: tuple[Any, ...]) -> dict[str, Json]:
     shown = to_json(_CHECKPOINT, row)
-    changes = connection.execute(_MUTATIONS, (shown["request_id"],))
+    changes = _evidence(connection, _MUTATIONS, (shown["request_id"],))
     shown["mutations"] = [to_json(_MUTATION, change) for change in changes]
     shown["signed_payload"] = signed_payload(str(shown["agent_id"]), shown)
     return shown

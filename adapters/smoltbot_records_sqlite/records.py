@@ -16,11 +16,31 @@ from worker_compat.errors import StoreUnavailable
 from worker_compat.ports import Clock
 from worker_compat_sqlite import SqliteWriter, database_path, open_writer
 
-from . import agents, keys, log
+from . import (
+    accounts,
+    agents,
+    cards,
+    containment,
+    context,
+    events,
+    gateway_keys,
+    keys,
+    log,
+    metering,
+    nudges,
+    retention,
+    reviews,
+    settings,
+    traces,
+    webhooks,
+)
 
 _TABLES = ("agents", "alignment_cards", "integrity_checkpoints")
 
-_AREAS = (agents, log, keys)
+_AREAS = (
+    agents, log, keys, settings, cards, containment, accounts, gateway_keys, context, events, webhooks, nudges, traces,
+    reviews, metering, retention,
+)  # fmt: skip
 
 _WRITES: Mapping[str, Callable[..., Json]] = {body.__name__: body for area in _AREAS for body in area.WRITES}
 """``body(connection, now, **arguments)``, each inside a transaction of its own."""
@@ -73,6 +93,7 @@ class SqliteRecordStore:
         return {"ok": True, "schema": schema}
 
     async def _housekeeping(self) -> Json:
+        await self._writer.run(partial(events.forget, now=format_epoch(self._clock())))
         return await self._writer.run_alone(_optimize_and_checkpoint)
 
 

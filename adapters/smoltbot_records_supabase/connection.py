@@ -4,53 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from smoltbot_worker.ports import RecordsUnavailable
+from smoltbot_worker.records.locations import PROJECT, checked_project
 from smoltbot_worker.records.refusals import UNAVAILABLE, refusal
 from worker_compat.errors import ConfigError, FetchError
 from worker_compat.ports import Fetcher
 from worker_compat.request import Request
 
-KEY_VARIABLE = "SUPABASE_KEY"
 SCHEMA = "smoltbot"
 CALL_LIMIT_S = 10.0
 
-_WIRE_PORTS = (5432, 6543)
 _BAD_KEY = "Supabase refuses SUPABASE_KEY: set it to the project's secret (service_role) key"
+_NO_RIGHT = (
+    "the role of SUPABASE_KEY may not call the database functions: set it to the project's secret (service_role) key,"
+    " or GRANT smoltbot_gateway TO its role"
+)
 _NOT_EXPOSED = "Supabase does not show the schema smoltbot: add it to the exposed schemas in the project's API settings"
 _ANOTHER_SERVICE = "what answers at SUPABASE_URL is not Supabase's REST API: check the URL"
+_OUT_OF_REACH = "Supabase does not answer: check SUPABASE_URL, and that this machine reaches it"
 _BUSY = (408, 429)
+
+_HOST = re.compile(r"https?://[a-z0-9._:\[\]-]+", re.ASCII | re.IGNORECASE)
+_CODE = re.compile(r"[0-9A-Z]{5}|PGRST[0-9A-Z]{3}", re.ASCII)
 
 
 def api_root(url: str) -> str:
     """The address below which the functions are, for SUPABASE_URL; ``ConfigError`` says what is wrong with it."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # its text quotes the URL
-        raise ConfigError("SUPABASE_URL is https://PROJECT.supabase.co") from None
-    if parts.scheme in ("postgres", "postgresql") or port in _WIRE_PORTS:
-        raise ConfigError(
-            "SUPABASE_URL names a PostgreSQL server and not Supabase's REST API: set"
-            " DATABASE_URL=postgresql://user:password@host:port/database instead, and unset SUPABASE_URL"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ConfigError("SUPABASE_URL is https://PROJECT.supabase.co, without user and password")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("SUPABASE_URL ends with the host: https://PROJECT.supabase.co")
-    return f"{parts.scheme}://{parts.netloc}/rest/v1/rpc"
+        project = checked_project(url)
+    except ValueError as error:
+        raise ConfigError(f"SUPABASE_URL {error}") from None
+    if not _HOST.fullmatch(project):
+        raise ConfigError(f"SUPABASE_URL is not {PROJECT}: no host has such a name")
+    return f"{project}/rest/v1/rpc"
 
 
-def api_key() -> str:
-    """The key from the environment; ``ConfigError`` when it is missing or cannot be one."""
-    text = os.environ.get(KEY_VARIABLE, "").strip()
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ConfigError(f"SUPABASE_URL needs {KEY_VARIABLE}: the project's secret (service_role) key")
-    return text
+def checked_key(key: str) -> str:
+    """The key; ``ConfigError`` when it is missing or cannot be one."""
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ConfigError("SUPABASE_URL needs SUPABASE_KEY: the project's secret (service_role) key")
+    return key
 
 
 class RestApi:
@@ -64,11 +60,14 @@ class RestApi:
         self._limit_s = limit_s
         self._headers = {
             "apikey": key,
-            "Authorization": f"Bearer {key}",
+            # Taken whole as the argument of a function that has one, unnamed, of the type jsonb.
             "Content-Type": "application/json",
             "Content-Profile": SCHEMA,
             "Accept": "application/json",
+            "Accept-Encoding": "identity",
         }
+        if not key.startswith("sb_"):  # those are not the tokens that PostgREST expects there, and refuses otherwise
+            self._headers["Authorization"] = f"Bearer {key}"
 
     async def call(self, function: str, body: str) -> Any:
         """The answer of one function; raises what :meth:`smoltbot_worker.ports.RecordStore.call` does."""
@@ -80,32 +79,48 @@ class RestApi:
                 response = await self._fetcher.fetch(request)
                 content = await response.bytes()
         except (TimeoutError, FetchError) as error:
-            raise RecordsUnavailable(UNAVAILABLE) from error
+            raise RecordsUnavailable(_OUT_OF_REACH) from error
         if not response.ok:
             raise _failure(function, response.status, content)
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RecordsUnavailable(_ANOTHER_SERVICE) from None
 
 
 def _failure(function: str, status: int, content: bytes) -> Exception:
+    """What a refusal means: by its code, which is PostgreSQL's or PostgREST's, else by its status.
+
+    https://docs.postgrest.org/en/stable/references/errors.html
+    """
     code, reason = _told(content)
     if code == "PGRST106":
         return RecordsUnavailable(_NOT_EXPOSED)
-    if status == 401 or code.startswith("PGRST3"):
+    if code == "42501":
+        return RecordsUnavailable(_NO_RIGHT)
+    if code.startswith("PGRST3"):
         return RecordsUnavailable(_BAD_KEY)
+    return refusal(function, code, reason) if code else _refused_before(function, status)
+
+
+def _refused_before(function: str, status: int) -> Exception:
+    """A refusal of whatever stands before PostgREST, or in its place: a gateway, a proxy, some web server."""
+    if status in (401, 403):
+        return RecordsUnavailable(_BAD_KEY)
+    if status == 413:
+        return ValueError(f"{function}: the arguments are larger than what SUPABASE_URL takes")
     if status >= 500 or status in _BUSY:
         return RecordsUnavailable(UNAVAILABLE)
-    return refusal(function, code, reason)
+    return RecordsUnavailable(f"{_ANOTHER_SERVICE} (it answers {status})")
 
 
 def _told(content: bytes) -> tuple[str, str]:
     """PostgREST's code, which is PostgreSQL's where that refused, and its text, which may hold data."""
     try:
         told = json.loads(content)
-    except ValueError:  # a proxy in between
+    except (ValueError, RecursionError):
         return "", ""
-    if not isinstance(told, dict):
+    code = told.get("code") if isinstance(told, dict) else None
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
         return "", ""
-    return str(told.get("code") or ""), str(told.get("message") or "")
+    return code, str(told.get("message") or "")

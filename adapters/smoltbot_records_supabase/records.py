@@ -1,6 +1,6 @@
 """The RecordStore port over Supabase: each call is ``POST {SUPABASE_URL}/rest/v1/rpc/<function>``.
 
-Connection URL: ``https://PROJECT.supabase.co``; the key comes from ``SUPABASE_KEY``. The functions are those of
+Connection URL: ``https://PROJECT.supabase.co``; the key is given beside it. The functions are those of
 ``schema/postgres``, in the schema ``smoltbot``, which the project's API settings must expose.
 
 https://docs.postgrest.org/en/stable/references/api/functions.html
@@ -19,18 +19,19 @@ from smoltbot_worker.records.functions import checked_arguments
 from worker_compat import registry
 from worker_compat.ports import Clock, Fetcher
 
-from .connection import RestApi, api_key, api_root
+from .connection import RestApi, api_root, checked_key
 
 
 class SupabaseRecordStore:
     """A :class:`smoltbot_worker.ports.RecordStore` over ``fetcher``, which its opener closes.
 
     ``clock`` is the time by which the functions judge; for functions see ``schema/README.md``. Made directly where
-    there is no registry, as inside Cloudflare. Raises :class:`worker_compat.errors.ConfigError` for a bad ``url``.
+    there is no registry, as inside Cloudflare. Raises :class:`worker_compat.errors.ConfigError` for a bad ``url`` or
+    ``key``.
     """
 
     def __init__(self, fetcher: Fetcher, url: str, key: str, *, clock: Clock = time.time) -> None:
-        self._api = RestApi(fetcher, api_root(url), key)
+        self._api = RestApi(fetcher, api_root(url), checked_key(key))
         self._clock = clock
 
     async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
@@ -41,13 +42,13 @@ class SupabaseRecordStore:
 
 
 @asynccontextmanager
-async def open_records(url: str, *, clock: Clock = time.time) -> AsyncIterator[SupabaseRecordStore]:
-    """The records in the project that ``url`` names, through the installed fetcher.
+async def open_records(url: str, *, key: str = "", clock: Clock = time.time) -> AsyncIterator[SupabaseRecordStore]:
+    """The records in the project that ``url`` names, through the installed fetcher; ``key`` is its secret key.
 
     Raises :class:`worker_compat.errors.ConfigError` for a bad URL or key; a project that cannot be reached fails
     calls, not the opening.
     """
-    root, key = url, api_key()
-    api_root(root)
+    api_root(url)
+    checked = checked_key(key)
     async with registry.open_fetcher() as fetcher:
-        yield SupabaseRecordStore(fetcher, root, key, clock=clock)
+        yield SupabaseRecordStore(fetcher, url, checked, clock=clock)

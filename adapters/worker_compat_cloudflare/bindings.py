@@ -124,7 +124,7 @@ def _kv_value(value: Any) -> Any:
     if isinstance(value, ReadableStream):
         if value.locked or value.disturbed:
             raise KVError("TypeError", "The ReadableStream has been locked to a reader.")
-        return to_native(value, lambda: None)
+        return to_native(value, lambda: None, lambda _: None)
     text = jsjson.to_string(value)
     if text is not None:
         return text

@@ -19,9 +19,8 @@ from .streams import from_native, to_native
 
 def request_from_native(native: Any) -> Request:
     """An incoming request; its headers are immutable, its URL is the one that Cloudflare gives."""
-    request = Request.incoming(
-        native.method, split_url(native.url)[1], _lines(native.headers), from_native(native.body)
-    )
+    body = from_native(native.body, _length(native.headers.get("content-length")))
+    request = Request.incoming(native.method, split_url(native.url)[1], _lines(native.headers), body)
     request._url = native.url
     request.cf = plain(getattr(native, "cf", None))
     return request
@@ -39,7 +38,7 @@ def response_to_native(response: Response, finished: Callable[[], None]) -> Any:
     }
     if response.reason:
         options["statusText"] = response.reason
-    return js.Response.new(to_native(response._release(), finished), **options)
+    return js.Response.new(to_native(response._release(), finished, lambda _: None), **options)
 
 
 class NativeFetcher:
@@ -54,11 +53,13 @@ class NativeFetcher:
         from pyodide.ffi import JsException
 
         abort = js.AbortController.new()
-        native = js.Request.new(request.url, **_options(request), signal=abort.signal)
+        broken: list[Exception] = []
+        native = js.Request.new(request.url, **_options(request, broken.append), signal=abort.signal)
         try:
             answer = await (self._fetch or js.fetch)(native)
         except JsException as error:
-            raise ConnectionLost(str(error.message)) from None
+            # A body that breaks on its way is the fault of its source, and not of the connection.
+            raise (broken[0] if broken else ConnectionLost(str(error.message))) from None
         except asyncio.CancelledError:
             abort.abort()
             raise
@@ -68,7 +69,7 @@ class NativeFetcher:
         )
 
 
-def _options(request: Request) -> dict[str, Any]:
+def _options(request: Request, failed: Callable[[Exception], None]) -> dict[str, Any]:
     headers = _native_headers(request.headers.raw)
     if not request.headers.has("accept-encoding"):
         # Cloudflare would ask for gzip and br, for a reader or a client that may know neither.
@@ -79,7 +80,7 @@ def _options(request: Request) -> dict[str, Any]:
         "redirect": "manual",
         "encodeResponseBody": "manual",
     }
-    body = to_native(request._release(), lambda: None)
+    body = to_native(request._release(), lambda: None, failed)
     if body is not None:
         options |= {"body": body, "duplex": "half"}
     if request.cf is not None:
@@ -101,6 +102,11 @@ def native_object(value: Any, error: type[BindingError] = BindingError) -> Any:
     import js
 
     return js.JSON.parse(json_text(value, error))
+
+
+def _length(text: Any) -> int | None:
+    """A Content-Length, which Cloudflare has checked."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else None
 
 
 def _lines(headers: Any) -> list[tuple[bytes, bytes]]:

@@ -19,10 +19,11 @@ _NOT_BYTES = "This ReadableStream did not return bytes."
 class NativeSource(ByteSource):
     """The bytes of a JavaScript stream. It is not locked before it is read, so that it can be passed on whole."""
 
-    __slots__ = ("_reader", "_reading", "_stream")
+    __slots__ = ("_reader", "_reading", "_stream", "length")
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, length: int | None = None) -> None:
         self._stream = stream
+        self.length = length
         self._reader: Any = None
         self._reading: asyncio.Future[bytes] | None = None
 
@@ -77,11 +78,12 @@ async def _cancelled(holder: Any) -> None:
 class _Pump:
     """The underlying source of a JavaScript stream: pulls a byte source, in the context of the event that made it."""
 
-    def __init__(self, source: ByteSource, finished: Callable[[], None]) -> None:
+    def __init__(self, source: ByteSource, finished: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         from pyodide.ffi import create_proxy
 
         self._source = source
         self._finished = finished
+        self._failed = failed
         self._context = contextvars.copy_context()
         self._pull = create_proxy(self._begin)
         self._cancel = create_proxy(self._give_up)
@@ -106,6 +108,7 @@ class _Pump:
             chunk = await self._source.pull()
         except Exception as error:
             self._source.close(error)
+            self._failed(error)
             controller.error(js.Error.new(str(error)))
             self._end()
             return
@@ -127,13 +130,18 @@ class _Pump:
         loop.call_soon(self._cancel.destroy)
 
 
-def from_native(stream: Any) -> ReadableStream | None:
-    """A JavaScript stream, null or undefined."""
-    return ReadableStream(NativeSource(stream)) if stream else None
+def from_native(stream: Any, length: int | None = None) -> ReadableStream | None:
+    """A JavaScript stream, null or undefined; ``length`` in bytes where that is certain."""
+    return ReadableStream(NativeSource(stream, length)) if stream else None
 
 
-def to_native(content: bytes | ReadableStream | None, finished: Callable[[], None]) -> Any:
-    """A body as JavaScript takes it; ``finished`` is called once Python has nothing more to do with it."""
+def to_native(
+    content: bytes | ReadableStream | None, finished: Callable[[], None], failed: Callable[[Exception], None]
+) -> Any:
+    """A body as JavaScript takes it.
+
+    ``finished`` is called once Python has nothing more to do with it, ``failed`` before that when it broke in Python.
+    """
     from pyodide.ffi import to_js
 
     if isinstance(content, ReadableStream):
@@ -141,7 +149,7 @@ def to_native(content: bytes | ReadableStream | None, finished: Callable[[], Non
         untouched = source.untouched() if isinstance(source, NativeSource) else None
         content = None if untouched is not None else source.take()
         if content is None and untouched is None:
-            return _Pump(source, finished).stream()
+            return _Pump(source, finished, failed).stream()
         finished()
         return untouched if content is None else to_js(content)
     finished()

@@ -23,7 +23,7 @@ MOST_CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 2.0
 
-_OWN = ("prepared", "connect_timeout", "command_timeout")
+_OWN = ("prepared", "connect_timeout", "command_timeout", "pool_min", "pool_max")
 _PASSED_ON = (
     "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation",
     "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib",
@@ -37,11 +37,10 @@ _HOST = re.compile(r"(\[[0-9a-f:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?", re.IGNORECASE)
 # Every statement of these adapters is a walk along an index; without statistics, as after a bulk load, the
 # planner may think otherwise.
 _PLANNER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off", "jit": "off"}
-_SET_PLANNER = "".join(f"SET LOCAL {name} = {value};" for name, value in _PLANNER.items())
 
 _POOLER = "a pooler in transaction mode is in between: add prepared=off to the URL"
 _PROBLEMS = {
-    "28": "it refuses this user or password: check both in the URL",
+    "28": "it refuses this user or its secret: check both in the URL",
     "3D": "it has no such database: create it, or name another in the URL",
     "22": "it refuses a value that its column cannot hold: name a database with the encoding UTF8",
     "25006": "it is read-only: name the primary server in the URL",
@@ -60,12 +59,17 @@ _PROBLEMS = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a URL says; times in seconds. Without ``prepared`` no statement outlives its transaction."""
+    """What a URL says; times in seconds. Without ``prepared`` no statement outlives its transaction.
+
+    ``pool_min`` connections are opened together with the pool, and there are never more than ``pool_max``.
+    """
 
     dsn: str = field(repr=False)
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     command_timeout_s: float = COMMAND_TIMEOUT_S
     prepared: bool = True
+    pool_min: int = 0
+    pool_max: int = MOST_CONNECTIONS
 
 
 def store_settings(url: str, option: str) -> tuple[Settings, str]:
@@ -98,8 +102,9 @@ def _settings(url: str, names: Sequence[str]) -> tuple[Settings, dict[str, str]]
         raise ConfigError("the option prepared of a PostgreSQL URL is on or off")
     connect_timeout_s = _seconds(options, "connect_timeout", CONNECT_TIMEOUT_S)
     command_timeout_s = _seconds(options, "command_timeout", COMMAND_TIMEOUT_S)
+    pool_min, pool_max = _pool_sizes(options)
     dsn = f"{address}?{urlencode(options)}" if options else address
-    return Settings(dsn, connect_timeout_s, command_timeout_s, prepared == "on"), own
+    return Settings(dsn, connect_timeout_s, command_timeout_s, prepared == "on", pool_min, pool_max), own
 
 
 def _options(query: str, known: Sequence[str]) -> dict[str, str]:
@@ -128,6 +133,16 @@ def _seconds(options: dict[str, str], name: str, default: float) -> float:
     return float(text)
 
 
+def _pool_sizes(options: dict[str, str]) -> tuple[int, int]:
+    least, most = options.pop("pool_min", "0"), options.pop("pool_max", str(MOST_CONNECTIONS))
+    if not all(re.fullmatch("[0-9]{1,4}", text) for text in (least, most)) or not int(least) <= int(most) != 0:
+        raise ConfigError(
+            "the options pool_min and pool_max of a PostgreSQL URL are whole numbers up to 9999, the first at most the"
+            f" second, which is not 0; unless given they are 0 and {MOST_CONNECTIONS}"
+        )
+    return int(least), int(most)
+
+
 class Refused(StoreUnavailable):
     """The server answered a statement with an error; ``reason`` is the server's own text and may hold data."""
 
@@ -138,24 +153,44 @@ class Refused(StoreUnavailable):
 
 
 @asynccontextmanager
-async def open_pool(settings: Settings, *, tables: bool = True) -> AsyncIterator[PostgresPool]:
-    """A pool that connects when it is first used, closed at exit; with ``tables`` it makes those of stores."""
+async def open_pool(settings: Settings, *, tables: bool = True, sorts: bool = False) -> AsyncIterator[PostgresPool]:
+    """A pool that connects when it is first used, closed at exit; with ``tables`` it makes those of stores.
+
+    ``sorts`` is for statements that order rows by what no index has: the planner would walk a whole table otherwise.
+    With ``pool_min`` it connects before, if the server is there: one that is not fails calls, not the opening. Raises
+    :class:`ConfigError` then for a URL that asyncpg does not accept.
+    """
+    planner = {**_PLANNER, "enable_sort": "on"} if sorts else _PLANNER
     pool = asyncpg.create_pool(
         settings.dsn,
         min_size=0,
-        max_size=MOST_CONNECTIONS,
+        max_size=settings.pool_max,
         timeout=settings.connect_timeout_s,
         statement_cache_size=100 if settings.prepared else 0,
         # A pooler in between refuses settings that it does not know.
-        server_settings=_PLANNER if settings.prepared else None,
+        server_settings=planner if settings.prepared else None,
         reset=_leave_as_it_is,
     )
     async with _closing(pool, settings.command_timeout_s):
-        yield PostgresPool(pool, settings, tables=tables)
+        await _connect_ahead(pool, settings)
+        yield PostgresPool(pool, settings, planner, tables=tables)
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Nothing here changes a session, and to reset it would cost each call another round trip."""
+
+
+async def _connect_ahead(pool: asyncpg.Pool[asyncpg.Record], settings: Settings) -> None:
+    """Open ``pool_min`` connections, as far as the server takes them now."""
+    held: list[PoolConnectionProxy[asyncpg.Record]] = []
+    try:
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError), _url_refused():
+            async with asyncio.timeout(settings.connect_timeout_s):
+                while len(held) < settings.pool_min:
+                    held.append(await pool.acquire())
+    finally:
+        for connection in held:
+            await pool.release(connection)
 
 
 @asynccontextmanager
@@ -172,9 +207,12 @@ async def _closing(pool: asyncpg.Pool[asyncpg.Record], limit_s: float) -> AsyncI
 class PostgresPool:
     """A few connections to one database, and its tables, which need not be there; made by :func:`open_pool`."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: Settings, *, tables: bool = True) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], settings: Settings, planner: Mapping[str, str], *, tables: bool = True
+    ) -> None:
         self._pool = pool
         self._settings = settings
+        self._set_planner = "".join(f"SET LOCAL {name} = {value};" for name, value in planner.items())
         self._needs_tables = tables
         self._has_tables = not tables
 
@@ -204,7 +242,7 @@ class PostgresPool:
             return await connection.fetch(statement, *arguments)
         # Between parsing and executing, a pooler may change servers, except inside a transaction.
         async with connection.transaction():
-            await connection.execute(_SET_PLANNER)
+            await connection.execute(self._set_planner)
             return await connection.fetch(statement, *arguments)
 
     @asynccontextmanager

@@ -2,8 +2,8 @@
 
 Connection URL: ``postgresql://user:password@host:port/database?namespace=NAME``; the namespace is ``default`` when
 none is named. More hosts are separated by commas. Further options are those of asyncpg (``sslmode``,
-``target_session_attrs``, ...), ``connect_timeout`` (1) and ``command_timeout`` (2) in seconds, and ``prepared=off``
-for a pooler in transaction mode.
+``target_session_attrs``, ...), ``connect_timeout`` (1) and ``command_timeout`` (2) in seconds, ``pool_min`` (0)
+connections opened at once and at most ``pool_max`` (10), and ``prepared=off`` for a pooler in transaction mode.
 Semantics: one round trip for a call, and every process sees at once what was written. Exact order; expiry by the
 clock, exactly. What has expired is removed by and by, with later writes. The tables are made when they are missing.
 Limits: names below 2,600 bytes. The clocks of all hosts must agree. A cancelled write may have been done.

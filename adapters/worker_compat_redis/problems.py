@@ -32,7 +32,7 @@ _TLS_REFUSED = Problem(
 )
 _NO_TLS = Problem("TLS could not be agreed: rediss:// is for a TLS port, redis:// for a plain one", True)
 
-_LOCKED_OUT = Problem("it refuses the user or the password: check those in the URL", True)
+_LOCKED_OUT = Problem("it refuses the user or the password; check those in the URL", True)
 _UNKNOWN_CLIENT = "Protocol error: unauthenticated"  # what a command that is not short gets instead of NOAUTH
 _FORBIDDEN = Problem("its user may not do this: allow the commands and keys by ACL SETUSER", False)
 _IN_SCRIPT = "The user executing the script can't"

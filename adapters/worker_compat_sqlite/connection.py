@@ -98,6 +98,8 @@ def connect(path: Path, *, busy_timeout_s: float, create: bool = False, query_on
             raise sqlite3.OperationalError("write-ahead logging is not possible here")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # Sorts and undo of long statements go to a temporary file otherwise: a read-only root has no place for it.
+        connection.execute("PRAGMA temp_store=MEMORY")
         # Bounds what PRAGMA optimize may read, and what a burst leaves behind as the size of the log.
         connection.execute("PRAGMA analysis_limit=400")
         connection.execute("PRAGMA journal_size_limit=67108864")

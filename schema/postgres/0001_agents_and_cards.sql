@@ -167,9 +167,12 @@ END
 $$;
 
 CREATE FUNCTION housekeeping(jsonb) RETURNS jsonb
-LANGUAGE sql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM _forget_events(_now($1));
     -- PostgreSQL looks after its log and its statistics by itself.
-    SELECT jsonb_build_object('busy', false, 'wal_pages', 0, 'checkpointed_pages', 0)
+    RETURN jsonb_build_object('busy', false, 'wal_pages', 0, 'checkpointed_pages', 0);
+END
 $$;
 
 DO $$

@@ -97,6 +97,19 @@ CREATE TABLE merkle_nodes (
     PRIMARY KEY (agent_id, level, index)
 );
 
+-- What stays of a checkpoint that retention deleted: its leaf for proofs, and its place in the chain of its session.
+CREATE TABLE pruned_leaves (
+    leaf_index bigint NOT NULL CHECK (leaf_index >= 0),
+    chain_position integer NOT NULL CHECK (chain_position >= 0),
+    agent_id text NOT NULL REFERENCES agents (id),
+    session_id text NOT NULL,
+    leaf_hash bytea NOT NULL CHECK (length(leaf_hash) = 32),
+    chain_hash bytea NOT NULL CHECK (length(chain_hash) = 32),
+    PRIMARY KEY (agent_id, leaf_index)
+);
+
+CREATE UNIQUE INDEX pruned_leaves_chain ON pruned_leaves (agent_id, session_id, chain_position);
+
 CREATE TABLE signed_heads (
     size bigint NOT NULL CHECK (size > 0),
     "timestamp" timestamptz NOT NULL,
@@ -106,6 +119,29 @@ CREATE TABLE signed_heads (
     signature bytea NOT NULL CHECK (length(signature) = 64),
     PRIMARY KEY (agent_id, size)
 );
+
+-- Notices for the next requests of an agent; they go with the checkpoint that they are about.
+CREATE TABLE enforcement_nudges (
+    id text PRIMARY KEY,
+    agent_id text NOT NULL REFERENCES agents (id),
+    checkpoint_id text NOT NULL UNIQUE REFERENCES integrity_checkpoints (checkpoint_id) ON DELETE CASCADE,
+    session_id text NOT NULL,
+    status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivering', 'delivered', 'expired')),
+    nudge_content text NOT NULL,
+    concerns_summary text NOT NULL,
+    created_at timestamptz NOT NULL,
+    delivered_at timestamptz,
+    delivery_session_id text,
+    expired_at timestamptz,
+    lease_until timestamptz,
+    claimed_by_request text,
+    CHECK ((status = 'delivering') = (lease_until IS NOT NULL))
+);
+
+CREATE INDEX enforcement_nudges_agent ON enforcement_nudges (agent_id, status, created_at);
+CREATE INDEX enforcement_nudges_newest ON enforcement_nudges (agent_id, created_at);
+CREATE INDEX enforcement_nudges_open ON enforcement_nudges (created_at) WHERE status IN ('pending', 'delivering');
+CREATE INDEX enforcement_nudges_held ON enforcement_nudges (claimed_by_request) WHERE status = 'delivering';
 
 CREATE FUNCTION _hex(bytes bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT encode(bytes, 'hex')
@@ -142,6 +178,17 @@ CREATE FUNCTION _checkpoint_json(c integrity_checkpoints) RETURNS jsonb LANGUAGE
         'claims_signature', smoltbot._base64(c.claims_signature), 'mutations', smoltbot._mutations(c.request_id))
 $$;
 
+-- The last entry of a session, pruned or not: what follows it never becomes a beginning.
+CREATE FUNCTION _session_head(agent text, session text) RETURNS TABLE (chain_hash bytea, chain_position integer)
+LANGUAGE sql STABLE AS $$
+    (SELECT chain_hash, chain_position FROM smoltbot.integrity_checkpoints
+        WHERE agent_id = agent AND session_id = session ORDER BY chain_position DESC LIMIT 1)
+    UNION ALL
+    (SELECT chain_hash, chain_position FROM smoltbot.pruned_leaves
+        WHERE agent_id = agent AND session_id = session ORDER BY chain_position DESC LIMIT 1)
+    ORDER BY chain_position DESC LIMIT 1
+$$;
+
 CREATE FUNCTION _log_head(agent text, sessions jsonb) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
         'size', coalesce(max(tree.leaf_count), 0),
@@ -151,8 +198,7 @@ CREATE FUNCTION _log_head(agent text, sessions jsonb) RETURNS jsonb LANGUAGE sql
             SELECT jsonb_object_agg(session.id, jsonb_build_object(
                 'chain_hash', smoltbot._hex(newest.chain_hash), 'position', newest.chain_position))
             FROM jsonb_array_elements_text(sessions) AS session (id)
-            CROSS JOIN LATERAL (SELECT chain_hash, chain_position FROM smoltbot.integrity_checkpoints
-                WHERE agent_id = agent AND session_id = session.id ORDER BY chain_position DESC LIMIT 1) AS newest
+            CROSS JOIN LATERAL smoltbot._session_head(agent, session.id) AS newest
         ), '{}'))
     FROM smoltbot.agent_merkle_trees AS tree WHERE tree.agent_id = agent
 $$;
@@ -231,6 +277,98 @@ CREATE FUNCTION _leaves_gap(args jsonb, head jsonb) RETURNS boolean LANGUAGE sql
             OR max(chain_position) <> min(chain_position) + count(*) - 1)
 $$;
 
+-- As of the row's place in its session: a batch gives the nudges that its rows would give one by one.
+CREATE FUNCTION _is_nudge_due(agent agents, line jsonb) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT jsonb_typeof(line->'nudge') = 'object' AND agent.aip_enforcement_mode IN ('nudge', 'enforce')
+        AND CASE agent.nudge_strategy
+            WHEN 'always' THEN true
+            WHEN 'sampling' THEN
+                (line->'nudge'->>'draw')::integer < coalesce(agent.nudge_rate, agent.proof_rate, 100)
+            WHEN 'threshold' THEN coalesce(agent.nudge_threshold, 3) <= (
+                SELECT count(*) FROM smoltbot.integrity_checkpoints
+                WHERE agent_id = agent.id AND session_id = line->>'session_id' AND verdict = 'boundary_violation'
+                    AND chain_position <= (line->>'chain_position')::integer)
+            ELSE false END
+$$;
+
+-- How many of the last "most" judged checkpoints up to a place are violations without another verdict after them.
+CREATE FUNCTION _violations_in_a_row(agent text, upto bigint, most bigint) RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT count(*) FROM (
+        SELECT merkle_leaf_index FROM smoltbot.integrity_checkpoints
+        WHERE agent_id = agent AND verdict = 'boundary_violation' AND merkle_leaf_index <= upto
+        ORDER BY merkle_leaf_index DESC LIMIT most) AS violation
+    WHERE NOT EXISTS (
+        SELECT FROM smoltbot.integrity_checkpoints AS other
+        WHERE other.agent_id = agent AND other.verdict IN ('clear', 'review_needed')
+            AND other.merkle_leaf_index > violation.merkle_leaf_index AND other.merkle_leaf_index <= upto)
+$$;
+
+-- Pauses an active agent that has as many violations in a row as its owner allows.
+CREATE FUNCTION _contain(agent agents, line jsonb, moment timestamptz) RETURNS boolean
+LANGUAGE plpgsql SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    most bigint := agent.auto_containment_threshold;
+    number bigint;
+    why text;
+BEGIN
+    IF most IS NULL OR agent.containment_status <> 'active' THEN
+        RETURN false;
+    END IF;
+    number := _violations_in_a_row(agent.id, (line->>'merkle_leaf_index')::bigint, most + 5);
+    IF number < most THEN
+        RETURN false;
+    END IF;
+    why := format('Auto-contained: %s consecutive boundary violations', number);
+    UPDATE agents SET containment_status = 'paused', contained_at = moment, contained_by = 'system',
+        containment_reason = why WHERE id = agent.id;
+    INSERT INTO agent_containment_log (
+        id, agent_id, action, actor, reason, previous_status, new_status, metadata, created_at)
+    VALUES ('ctl-' || replace(gen_random_uuid()::text, '-', ''), agent.id, 'auto_pause', 'system', why, 'active',
+        'paused', jsonb_build_object('checkpoint_id', line->'checkpoint_id'), moment);
+    PERFORM _emit(agent.id, 'agent.paused', jsonb_build_object('agent_id', agent.id, 'org_id', 'org-local',
+        'action', 'auto_pause', 'actor', 'system', 'reason', why, 'previous_status', 'active',
+        'new_status', 'paused'), line->>'checkpoint_id', moment);
+    RETURN true;
+END
+$$;
+
+-- What the violations of a batch bring about, judged under the lock of the agent after all rows are stored.
+CREATE FUNCTION _answer_violations(agent_id text, given jsonb, moment timestamptz) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    agent agents;
+    line jsonb;
+    made jsonb := '[]';
+    contained boolean := false;
+BEGIN
+    IF NOT given @> '[{"verdict": "boundary_violation"}]' THEN
+        RETURN '{"nudges": [], "contained": false}';
+    END IF;
+    SELECT * INTO agent FROM agents WHERE id = $1 FOR NO KEY UPDATE;
+    FOR line IN SELECT value FROM jsonb_array_elements(given) WITH ORDINALITY AS batch (value, place)
+        WHERE value->>'verdict' = 'boundary_violation' ORDER BY place
+    LOOP
+        IF _is_nudge_due(agent, line) THEN
+            INSERT INTO enforcement_nudges (
+                id, agent_id, checkpoint_id, session_id, nudge_content, concerns_summary, created_at)
+            VALUES (line->'nudge'->>'nudge_id', agent.id, line->>'checkpoint_id', line->>'session_id',
+                line->'nudge'->>'nudge_content', line->'nudge'->>'concerns_summary', moment);
+            made := made || jsonb_build_array(line->'nudge'->'nudge_id');
+        END IF;
+        IF NOT contained THEN
+            contained := _contain(agent, line, moment);
+        END IF;
+    END LOOP;
+    IF made <> '[]' THEN
+        PERFORM _note_change(agent.id, 'nudges', moment);
+    END IF;
+    IF contained THEN
+        PERFORM _note_change(agent.id, 'containment', moment);
+    END IF;
+    RETURN jsonb_build_object('nudges', made, 'contained', contained);
+END
+$$;
+
 CREATE FUNCTION append_checkpoints(jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
 DECLARE
@@ -256,8 +394,105 @@ BEGIN
     END IF;
     PERFORM _insert_checkpoints(agent, args->'rows', moment);
     PERFORM _extend_tree(agent, args, moment);
-    RETURN jsonb_build_object('status', 'appended', 'size', args->'head'->'size');
+    PERFORM _queue_events(agent, args->'events', moment);
+    RETURN jsonb_build_object('status', 'appended', 'size', args->'head'->'size')
+        || _answer_violations(agent, args->'rows', moment);
 END
+$$;
+
+CREATE FUNCTION _held_nudges(agent text, request text) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object('nudge_id', id, 'checkpoint_id', checkpoint_id,
+        'nudge_content', nudge_content, 'concerns_summary', concerns_summary,
+        'created_at', smoltbot._iso(created_at)) ORDER BY nudge.created_at, id COLLATE "C"), '[]')
+    FROM smoltbot.enforcement_nudges AS nudge
+    WHERE agent_id = agent AND claimed_by_request = request AND status = 'delivering'
+$$;
+
+CREATE FUNCTION claim_nudges(jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    args ALIAS FOR $1;
+    agent text := args->>'agent_id';
+    request text := args->>'request_id';
+    moment timestamptz := _now(args);
+    claimed jsonb;
+BEGIN
+    PERFORM _require_agent(agent);
+    -- A repeated call waits for the first and then sees what that holds.
+    PERFORM pg_advisory_xact_lock(hashtextextended('claim_nudges ' || request, 0));
+    claimed := _held_nudges(agent, request);
+    IF claimed <> '[]' THEN
+        RETURN claimed;
+    END IF;
+    -- Apart from the update: inside of it the choice could be made again for each row, and find more each time.
+    WITH chosen AS MATERIALIZED (
+        SELECT id FROM enforcement_nudges
+        WHERE agent_id = agent AND created_at >= moment - interval '4 hours'
+            AND (status = 'pending' OR status = 'delivering' AND lease_until <= moment)
+        ORDER BY created_at, id COLLATE "C" LIMIT (args->>'limit')::integer FOR UPDATE SKIP LOCKED)
+    UPDATE enforcement_nudges AS nudge SET status = 'delivering', claimed_by_request = request,
+        lease_until = moment + interval '10 minutes'
+    FROM chosen WHERE nudge.id = chosen.id;
+    IF FOUND THEN
+        PERFORM _note_change(agent, 'nudges', moment);
+    END IF;
+    RETURN _held_nudges(agent, request);
+END
+$$;
+
+CREATE FUNCTION settle_nudges(jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    args ALIAS FOR $1;
+    moment timestamptz := _now(args);
+    delivered boolean := args->>'outcome' = 'delivered';
+    agents_of text[];
+BEGIN
+    WITH held AS (
+        SELECT id FROM enforcement_nudges WHERE claimed_by_request = args->>'request_id' AND status = 'delivering'
+        ORDER BY id FOR UPDATE),
+    settled AS (
+        UPDATE enforcement_nudges AS nudge SET status = args->>'outcome', lease_until = NULL,
+            claimed_by_request = CASE WHEN delivered THEN claimed_by_request END,
+            delivered_at = CASE WHEN delivered THEN moment END,
+            delivery_session_id = CASE WHEN delivered THEN args->>'session_id' END
+        FROM held WHERE nudge.id = held.id RETURNING nudge.agent_id)
+    SELECT coalesce(array_agg(agent_id), '{}') INTO agents_of FROM settled;
+    IF NOT delivered THEN
+        PERFORM _note_changes(agents_of, 'nudges', moment);
+    END IF;
+    RETURN to_jsonb(cardinality(agents_of));
+END
+$$;
+
+CREATE FUNCTION expire_nudges(jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    moment timestamptz := _now($1);
+    agents_of text[];
+BEGIN
+    WITH old AS (
+        SELECT id FROM enforcement_nudges
+        WHERE status IN ('pending', 'delivering') AND created_at < moment - interval '4 hours'
+            AND coalesce(lease_until, moment) <= moment
+        ORDER BY created_at LIMIT 10000 FOR UPDATE SKIP LOCKED),
+    expired AS (
+        UPDATE enforcement_nudges AS nudge SET status = 'expired', expired_at = moment, lease_until = NULL,
+            claimed_by_request = NULL
+        FROM old WHERE nudge.id = old.id RETURNING nudge.agent_id)
+    SELECT coalesce(array_agg(agent_id), '{}') INTO agents_of FROM expired;
+    PERFORM _note_changes(agents_of, 'nudges', moment);
+    RETURN to_jsonb(cardinality(agents_of));
+END
+$$;
+
+CREATE FUNCTION nudges(jsonb) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_agg(to_jsonb(nudge) - 'id' || jsonb_build_object('nudge_id', id,
+        'created_at', _iso(created_at), 'delivered_at', _iso(delivered_at), 'expired_at', _iso(expired_at),
+        'lease_until', _iso(lease_until)) ORDER BY nudge.created_at DESC, id COLLATE "C" DESC), '[]')
+    FROM (SELECT * FROM enforcement_nudges WHERE agent_id = $1->>'agent_id'
+        ORDER BY created_at DESC, id COLLATE "C" DESC LIMIT ($1->>'limit')::integer) AS nudge
 $$;
 
 CREATE FUNCTION checkpoints(jsonb) RETURNS jsonb
@@ -284,7 +519,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_
         WHERE node.agent_id = $1->>'agent_id' AND node.level = place.level AND node.index = place.index
         UNION ALL
         SELECT leaf.merkle_leaf_hash FROM integrity_checkpoints AS leaf
-        WHERE place.level = 0 AND leaf.agent_id = $1->>'agent_id' AND leaf.merkle_leaf_index = place.index) AS found
+        WHERE place.level = 0 AND leaf.agent_id = $1->>'agent_id' AND leaf.merkle_leaf_index = place.index
+        UNION ALL
+        SELECT pruned.leaf_hash FROM pruned_leaves AS pruned
+        WHERE place.level = 0 AND pruned.agent_id = $1->>'agent_id' AND pruned.leaf_index = place.index) AS found
 $$;
 
 CREATE FUNCTION signed_heads(jsonb) RETURNS jsonb
@@ -320,6 +558,55 @@ BEGIN
         PERFORM _refuse('public_key: another key is registered under this key_id');
     END IF;
     RETURN _key_json(key);
+END
+$$;
+
+-- Whether the key is registered and active; one that is retired, or another under its id, is refused.
+CREATE FUNCTION _is_known_key(args jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    key signing_keys;
+BEGIN
+    SELECT * INTO key FROM signing_keys WHERE key_id = args->>'key_id';
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF key.public_key <> decode(args->>'public_key', 'hex') THEN
+        PERFORM _refuse('public_key: another key is registered under this key_id');
+    END IF;
+    IF NOT key.is_active THEN
+        PERFORM _refuse('key_id: this key was retired');
+    END IF;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION use_signing_key(jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    args ALIAS FOR $1;
+BEGIN
+    -- Of two processes that begin an empty registry, the second must see the first one's key.
+    LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE;
+    IF NOT _is_known_key(args) AND EXISTS (SELECT FROM signing_keys) THEN
+        PERFORM _refuse(CASE WHEN EXISTS (SELECT FROM signing_keys WHERE is_active)
+            THEN 'key_id: another key is active' ELSE 'key_id: every key was retired' END);
+    END IF;
+    RETURN put_signing_key(args);
+END
+$$;
+
+CREATE FUNCTION rotate_signing_key(jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = smoltbot, pg_catalog, pg_temp AS $$
+DECLARE
+    args ALIAS FOR $1;
+BEGIN
+    LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE;
+    IF NOT _is_known_key(args)
+        AND EXISTS (SELECT FROM signing_keys WHERE public_key = decode(args->>'public_key', 'hex')) THEN
+        PERFORM _refuse('public_key: this key is registered under another key_id');
+    END IF;
+    UPDATE signing_keys SET is_active = false, retired_at = _now(args) WHERE key_id <> args->>'key_id' AND is_active;
+    RETURN put_signing_key(args);
 END
 $$;
 

@@ -97,6 +97,19 @@ CREATE TABLE merkle_nodes (
     PRIMARY KEY (agent_id, level, "index")
 ) STRICT, WITHOUT ROWID;
 
+-- What stays of a checkpoint that retention deleted: its leaf for proofs, and its place in the chain of its session.
+CREATE TABLE pruned_leaves (
+    agent_id text NOT NULL REFERENCES agents (id),
+    leaf_index integer NOT NULL CHECK (leaf_index >= 0),
+    leaf_hash blob NOT NULL CHECK (length(leaf_hash) = 32),
+    session_id text NOT NULL,
+    chain_position integer NOT NULL CHECK (chain_position >= 0),
+    chain_hash blob NOT NULL CHECK (length(chain_hash) = 32),
+    PRIMARY KEY (agent_id, leaf_index)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX pruned_leaves_chain ON pruned_leaves (agent_id, session_id, chain_position);
+
 CREATE TABLE signed_heads (
     agent_id text NOT NULL REFERENCES agents (id),
     size integer NOT NULL CHECK (size > 0),
@@ -106,3 +119,26 @@ CREATE TABLE signed_heads (
     signature blob NOT NULL CHECK (length(signature) = 64),
     PRIMARY KEY (agent_id, size)
 ) STRICT, WITHOUT ROWID;
+
+-- Notices for the next requests of an agent; they go with the checkpoint that they are about.
+CREATE TABLE enforcement_nudges (
+    id text PRIMARY KEY NOT NULL,
+    agent_id text NOT NULL REFERENCES agents (id),
+    checkpoint_id text NOT NULL UNIQUE REFERENCES integrity_checkpoints (checkpoint_id) ON DELETE CASCADE,
+    session_id text NOT NULL,
+    status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivering', 'delivered', 'expired')),
+    nudge_content text NOT NULL,
+    concerns_summary text NOT NULL,
+    created_at text NOT NULL CHECK (created_at GLOB '????-??-??T??:??:??.???Z'),
+    delivered_at text CHECK (delivered_at GLOB '????-??-??T??:??:??.???Z'),
+    delivery_session_id text,
+    expired_at text CHECK (expired_at GLOB '????-??-??T??:??:??.???Z'),
+    lease_until text CHECK (lease_until GLOB '????-??-??T??:??:??.???Z'),
+    claimed_by_request text,
+    CHECK ((status = 'delivering') = (lease_until IS NOT NULL))
+) STRICT;
+
+CREATE INDEX enforcement_nudges_agent ON enforcement_nudges (agent_id, status, created_at);
+CREATE INDEX enforcement_nudges_newest ON enforcement_nudges (agent_id, created_at);
+CREATE INDEX enforcement_nudges_open ON enforcement_nudges (created_at) WHERE status IN ('pending', 'delivering');
+CREATE INDEX enforcement_nudges_held ON enforcement_nudges (claimed_by_request) WHERE status = 'delivering';

@@ -49,3 +49,15 @@ async def log_head(store: RecordStore, agent_id: str, sessions: Collection[str])
 async def append_checkpoints(store: RecordStore, batch: Mapping[str, Json]) -> Json:
     """Store a batch if the log is still what it was made for; see ``schema/README.md`` for what else it may answer."""
     return await store.call("append_checkpoints", batch)
+
+
+async def prunable_checkpoints(store: RecordStore, agent_id: str, before: str, limit: int) -> tuple[int, int]:
+    """How many of the first entries of a log are deleted, and how many may be after the next sweep."""
+    answer: Any = await store.call("prunable_checkpoints", {"agent_id": agent_id, "before": before, "limit": limit})
+    return answer["pruned"], answer["next"]
+
+
+async def prune_checkpoints(store: RecordStore, agent_id: str, statement: Mapping[str, Json]) -> int:
+    """Delete the contents of the entries that a signed statement is about; how many were there."""
+    answer: Any = await store.call("prune_checkpoints", {"agent_id": agent_id, "statement": dict(statement)})
+    return int(answer["pruned"])

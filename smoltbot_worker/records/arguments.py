@@ -23,6 +23,8 @@ MOST_LEVELS = 500
 """SQLite reads JSON of 1,000 levels; how many Python writes depends on its version."""
 
 _IDENTIFIER = re.compile(r"[!#-\[\]-~]{1,200}")
+_TIME = re.compile(r"[0-9-]{10}T\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-5]):\d\d)", re.ASCII)
+"""What Python and PostgreSQL read alike."""
 _EXACT_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 
@@ -102,6 +104,13 @@ def integer(least: int, most: int = 2**53 - 1) -> Parser:
         return value
 
     return parse
+
+
+def number(value: Json) -> float:
+    """A number from 0 to a million millions."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 10**12:
+        raise ValueError("must be a number from 0 to 10**12")
+    return value
 
 
 def signature(value: Json) -> str:
@@ -210,6 +219,18 @@ def record_of(parameters: Parameters) -> Parser:
     return parse
 
 
+def subset_of(parameters: Parameters) -> Parser:
+    """An object with some of these members and no others; one that is missing stays missing."""
+
+    def parse(value: Json) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError("must be an object")
+        given = {name: parse for name, parse in parameters.items() if name in value}
+        return parse_arguments(given, value)
+
+    return parse
+
+
 def exact_timestamp(value: Json) -> str:
     """A time in the one spelling that is signed: UTC, milliseconds, ``Z``."""
     if not isinstance(value, str) or not _EXACT_TIME.fullmatch(value) or timestamp(value) != value:
@@ -218,9 +239,9 @@ def exact_timestamp(value: Json) -> str:
 
 
 def timestamp(value: Json) -> str:
-    """An ISO 8601 time with an offset, as the schema keeps it: UTC, milliseconds, ``Z``."""
-    if not isinstance(value, str):
-        raise ValueError("must be an ISO 8601 time")
+    """An ISO 8601 time with an offset (RFC 3339), as the schema keeps it: UTC, milliseconds, ``Z``."""
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("must be an ISO 8601 time with an offset or Z")
     try:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:

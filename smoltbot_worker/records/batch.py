@@ -34,6 +34,14 @@ MUTATION: Parameters = {
     "after_sha256": optional(_HASH),
 }
 
+NUDGE: Parameters = {
+    "nudge_id": identifier,
+    "nudge_content": text,
+    "concerns_summary": text,
+    "draw": integer(0, 99),
+}
+"""What the agent is told if the row is a violation and its nudge strategy says so; not a part of what is signed."""
+
 CHECKPOINT: Parameters = {
     "checkpoint_id": identifier,
     "request_id": identifier,
@@ -72,6 +80,7 @@ CHECKPOINT: Parameters = {
     "claims_hash": _HASH,
     "claims_signature": signature,
     "mutations": optional(list_of(record_of(MUTATION), most=100)),
+    "nudge": optional(record_of(NUDGE)),
 }
 
 HEAD: Parameters = {

@@ -101,7 +101,7 @@ class AgentRules:
 
     async def test_an_unknown_function(self, store: RecordStore) -> None:
         """A name that is no function is a LookupError, whatever the database has under it."""
-        for name in ("", "agents", "_log_head", "ping ", "pg_sleep"):
+        for name in ("", "alignment_cards", "_log_head", "ping ", "pg_sleep"):
             try:
                 await call(store, name)
             except LookupError:

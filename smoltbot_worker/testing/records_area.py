@@ -55,7 +55,8 @@ async def append(store: RecordStore, agent_id: str, *entries: dict[str, Any]) ->
     head = await call(store, "log_head", agent_id=agent_id, sessions=sessions)
     batch = extension(agent_id, head, entries)
     answer = await call(store, "append_checkpoints", **batch)
-    assert answer == {"status": "appended", "size": batch["head"]["size"]}, "a batch after the head is appended"
+    expected = {"status": "appended", "size": batch["head"]["size"], "nudges": [], "contained": False}
+    assert answer == expected, "a batch after the head is appended"
     return batch
 
 

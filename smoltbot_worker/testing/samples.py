@@ -79,7 +79,9 @@ def entry(session_id: str = "session-1", **changes: Any) -> dict[str, Any]:
     }
 
 
-def extension(agent_id: str, head: Mapping[str, Any], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def extension(
+    agent_id: str, head: Mapping[str, Any], entries: Sequence[dict[str, Any]], events: Sequence[Any] | None = None
+) -> dict[str, Any]:
     """The arguments of ``append_checkpoints`` that put ``entries`` after ``head``, an answer of ``log_head``."""
     size = head["size"]
     expected = {row["session_id"]: head["heads"].get(row["session_id"], {}).get("chain_hash") for row in entries}
@@ -102,6 +104,7 @@ def extension(agent_id: str, head: Mapping[str, Any], entries: Sequence[dict[str
         "frontier": frontier,
         "root": root,
         "head": signed,
+        "events": events,
     }
 
 

@@ -13,6 +13,7 @@ import smoltbot_records_postgres
 import smoltbot_records_sqlite
 import smoltbot_records_supabase
 from smoltbot_worker.ports import RecordStore
+from tests.services.least_privilege import as_gateway
 from tests.services.rpc_bridge import KEY, rpc_bridge
 from worker_compat.ports import Clock
 from worker_compat.registry import open_fetcher
@@ -56,9 +57,12 @@ async def _postgres(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _pooled(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[RecordStore]:
-    url = postgres_url(request)
-    await smoltbot_records_postgres.migrate(url, SCHEMA / "postgres")
+async def _pgbouncer(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[RecordStore]:
+    """Behind PgBouncer in transaction mode, as a user who may execute the functions and nothing else."""
+    server: PostgresServer = request.getfixturevalue("postgres_service")
+    port: int = request.getfixturevalue("pgbouncer_port")
+    await smoltbot_records_postgres.migrate(server.url, SCHEMA / "postgres")
+    url = (await as_gateway(server.url)).replace(f":{server.port}/", f":{port}/")
     async with smoltbot_records_postgres.open_records(f"{url}{PATIENCE}&prepared=off", clock=clock) as store:
         yield store
 
@@ -72,6 +76,6 @@ async def _supabase(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterat
 
 
 BACKENDS: dict[str, Opening] = {
-    "sqlite": _sqlite, "postgres": _postgres, "postgres-pooled": _pooled, "supabase": _supabase,
+    "sqlite": _sqlite, "postgres": _postgres, "pgbouncer": _pgbouncer, "supabase": _supabase,
 }  # fmt: skip
 """A backend that cannot be started fails its tests; none is ever skipped."""

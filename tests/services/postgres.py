@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,22 @@ class PostgresServer:
         """Let them go on."""
         self._send(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """End everything at once, as if the machine had stopped; its folder can be started again."""
+        main = psutil.Process(self.process.pid)
+        children = main.children(recursive=True)
+        for each in (main, *children):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self.process.wait(10)
+        psutil.wait_procs(children, 10)
+
+    def kill_backend(self) -> None:
+        """Kill one of the processes that serve clients; the server then breaks every connection and recovers."""
+        serving = [each for each in psutil.Process(self.process.pid).children() if _serves(each)]
+        with suppress(psutil.NoSuchProcess):  # its client left
+            random.choice(serving).kill()
+
     def _send(self, number: int) -> None:
         if self.process.poll() is not None:
             return
@@ -77,6 +94,14 @@ def postgres_server(folder: Path, *, port: int | None = None) -> Iterator[Postgr
         finally:
             server.resume()
             process.send_signal(signal.SIGINT)  # fast shutdown: SIGTERM waits for clients
+
+
+def _serves(process: psutil.Process) -> bool:
+    """Whether it is one client's, which its title says."""
+    try:
+        return any("127.0.0.1(" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_ready(programs: Path, port: int) -> bool:

@@ -13,10 +13,15 @@ from contextlib import asynccontextmanager
 import asyncpg
 from aiohttp import web
 
-KEY = "service-key-of-the-bridge"
+KEY = "sb_secret_key_of_the_bridge"
 SCHEMA = "smoltbot"
 
-_STATUS = {"23": 409, "42501": 403, "25006": 405, "53": 503, "08": 503, "57": 503}
+_STATUS = {
+    "08": 503, "23503": 409, "23505": 409, "25": 500, "25006": 405, "28": 403, "40": 500, "42501": 403,
+    "42883": 404, "42P01": 404, "53": 503, "53400": 500, "54": 500, "55": 500, "57": 500, "58": 500,
+    "P0": 500, "P0001": 400, "XX": 500,
+}  # fmt: skip
+"""The status of an error by PostgreSQL's code, or by the class of it; 400 for all others."""
 
 
 class Bridge:
@@ -34,8 +39,12 @@ class Bridge:
         self.calls += 1
         if self.refusing is not None:
             return web.Response(status=self.refusing, text="<html>refused</html>")
-        if request.headers.get("apikey") != KEY or request.headers.get("Authorization") != f"Bearer {KEY}":
+        if request.headers.get("apikey") != KEY:
             return web.json_response({"message": "Invalid API key"}, status=401)
+        if "Authorization" in request.headers:
+            return _failed(401, "PGRST301", "Expected 3 parts in JWT; got 1")
+        if request.headers.get("Content-Type") != "application/json":
+            return _failed(404, "PGRST202", "Could not find the function")
         if request.headers.get("Content-Profile") != SCHEMA:
             return _failed(406, "PGRST106", "The schema must be one of the following: smoltbot")
         name = request.match_info["name"]
@@ -50,7 +59,7 @@ class Bridge:
             code = error.sqlstate or ""
             status = next((_STATUS[code[:length]] for length in (5, 2) if code[:length] in _STATUS), 400)
             return _failed(status, code, str(error))
-        return web.Response(text=found, content_type="application/json")
+        return web.Response(text="null" if found is None else found, content_type="application/json")
 
     async def open(self) -> None:
         """Connect."""

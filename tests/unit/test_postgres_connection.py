@@ -15,7 +15,7 @@ from tests.services.delay_proxy import delay_proxy
 from tests.services.postgres import PostgresServer
 from worker_compat.errors import ConfigError, StoreUnavailable
 from worker_compat.ports import KVCompareAndPut, KVEntry, KVStore, QueueStore
-from worker_compat_postgres import Settings, open_kv, open_pool, open_queue, store_settings
+from worker_compat_postgres import Settings, database_settings, open_kv, open_pool, open_queue, store_settings
 from worker_compat_postgres.connection import _PROBLEMS
 
 SECRET = "s3cret-word"
@@ -56,6 +56,8 @@ def url_of(server: PostgresServer, database: str, user: str = "postgres") -> str
             Settings("postgresql://h/d?sslmode=verify-full", 0.5, 30.0, False),
             "n",
         ),
+        ("postgresql://h/d?pool_min=2&pool_max=3", Settings("postgresql://h/d", pool_min=2, pool_max=3), "default"),
+        ("postgresql://h/d?pool_max=1", Settings("postgresql://h/d", pool_max=1), "default"),
     ],
 )
 def test_a_url_is_taken_apart(url: str, settings: Settings, name: str) -> None:
@@ -89,6 +91,11 @@ def test_the_usual_limits_are_short() -> None:
         (f"postgresql://h/d?connect_timeout={SECRET}", "connect_timeout of a PostgreSQL URL is a number"),
         ("postgresql://h/d?command_timeout=0", "command_timeout of a PostgreSQL URL is a number"),
         ("postgresql://h/d?command_timeout=-1", "command_timeout of a PostgreSQL URL is a number"),
+        ("postgresql://h/d?pool_max=0", "pool_min and pool_max of a PostgreSQL URL are whole numbers"),
+        ("postgresql://h/d?pool_min=11", "the first at most the second"),
+        ("postgresql://h/d?pool_min=3&pool_max=2", "the first at most the second"),
+        (f"postgresql://h/d?pool_min={SECRET}", "pool_min and pool_max of a PostgreSQL URL are whole numbers"),
+        ("postgresql://h/d?pool_max=-1", "pool_min and pool_max of a PostgreSQL URL are whole numbers"),
     ],
 )
 async def test_a_url_that_is_wrong_says_how_to_write_it(url: str, says: str) -> None:
@@ -103,6 +110,29 @@ async def test_an_option_that_asyncpg_refuses_is_a_matter_of_the_url(postgres_se
         with pytest.raises(ConfigError, match="asyncpg does not accept") as caught:
             await queue.depth()
     assert SECRET not in str(caught.value)
+
+
+async def _connected(server: PostgresServer, name: str) -> int:
+    """How many connections call themselves ``name``."""
+    async with administrator(server) as connection:
+        count = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", name)
+    return int(count)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 2), (1, 1), (3, 4)])
+async def test_the_sizes_of_the_pool(postgres_service: PostgresServer, least: int, most: int) -> None:
+    name = f"pool-{uuid4().hex}"
+    url = f"{postgres_service.url}?application_name={name}&pool_min={least}&pool_max={most}"
+    async with open_pool(database_settings(url), tables=False) as pool:
+        assert await _connected(postgres_service, name) == least
+        await asyncio.gather(*(pool.fetch("SELECT pg_sleep(0.05)") for _ in range(2 * most)))
+        assert await _connected(postgres_service, name) == most
+
+
+async def test_a_server_that_is_not_there_fails_calls_and_not_the_opening() -> None:
+    async with open_pool(database_settings("postgresql://postgres@127.0.0.1:1/d?pool_min=2"), tables=False) as pool:
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            await pool.fetch("SELECT 1")
 
 
 @pytest.mark.parametrize("code", ["08P01", "26000", "42P05"])

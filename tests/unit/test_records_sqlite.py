@@ -381,7 +381,7 @@ class TestPort:
     async def test_it_is_a_record_store(self, store: SqliteRecordStore) -> None:
         assert isinstance(store, RecordStore)
 
-    @pytest.mark.parametrize("name", ["", "agents", "drop", "_ping", "get_or_create_agent "])
+    @pytest.mark.parametrize("name", ["", "alignment_cards", "drop", "_ping", "get_or_create_agent "])
     async def test_an_unknown_function(self, store: SqliteRecordStore, name: str) -> None:
         with pytest.raises(LookupError, match="no database function"):
             await store.call(name, {})

@@ -126,7 +126,7 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "words", "outage"),
     [
-        (redis.AuthenticationError("x"), "refuses the user or the password", True),
+        (redis.AuthenticationError("x"), "refuses the user or the password; check those in the URL", True),
         (redis.ResponseError("Protocol error: unauthenticated bulk length"), "refuses the user or the password", True),
         (redis.BusyLoadingError("x"), "still loading", True),
         (redis.ReadOnlyError("x"), "read-only replica", True),

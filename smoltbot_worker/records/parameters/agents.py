@@ -15,14 +15,15 @@ from smoltbot_worker.records.arguments import (
 )
 
 
-def _card(value: Json) -> dict[str, Json]:
-    card = json_object(value)
-    if card.get("issued_at") is not None:
+def card(value: Json) -> dict[str, Json]:
+    """An alignment card; what else must be in it is not for the database to say."""
+    given = json_object(value)
+    if given.get("issued_at") is not None:
         try:
-            timestamp(card["issued_at"])
+            timestamp(given["issued_at"])
         except ValueError as error:
             raise ValueError(f"issued_at {error}") from None
-    return card
+    return given
 
 
 FUNCTIONS: Functions = {
@@ -30,7 +31,7 @@ FUNCTIONS: Functions = {
         "agent_hash": lower_hex(16),
         "key_hash": lower_hex(64),
         "name": optional(text),
-        "card": optional(_card),
+        "card": optional(card),
         "seen_at": timestamp,
     },
     "touch_agents": {"seen": list_of(tuple_of(text, timestamp))},

@@ -15,6 +15,8 @@ from smoltbot_worker.records.arguments import (
 )
 from smoltbot_worker.records.batch import CHECKPOINT, HEAD, MOST_ROWS
 
+from .events import EVENT
+
 _HASH = lower_hex(64)
 _MOST_LISTED = 1000
 
@@ -29,6 +31,7 @@ FUNCTIONS: Functions = {
         "frontier": list_of(optional(_HASH), most=64),
         "root": _HASH,
         "head": record_of(HEAD),
+        "events": optional(list_of(record_of(EVENT), most=1000)),
     },
     "checkpoints": {
         "agent_id": identifier,
@@ -40,5 +43,7 @@ FUNCTIONS: Functions = {
     "signed_heads": {"agent_id": identifier, "limit": integer(1, _MOST_LISTED)},
     "signing_keys": {},
     "put_signing_key": {"key_id": identifier, "public_key": _HASH},
+    "use_signing_key": {"key_id": identifier, "public_key": _HASH},
+    "rotate_signing_key": {"key_id": identifier, "public_key": _HASH},
     "retire_signing_key": {"key_id": identifier},
 }
