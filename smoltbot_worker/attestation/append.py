@@ -26,7 +26,7 @@ VERDICTS = frozenset({"clear", "review_needed", "boundary_violation", "error", "
 _CHECKPOINT_ID = re.compile(r"ic-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_NOT_COLUMNS = ("commitment", "mutations", "row")
+_NOT_COLUMNS = ("commitment", "mutations", "row", "nudge", "events")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,10 @@ class Draft:
     cross_validation_warnings: Sequence[Json] | None = None
     mutations: Sequence[Mapping[str, Json]] = ()
     certificate_id: str = field(default_factory=lambda: f"cert-{uuid.uuid4().hex}")
+    nudge: Mapping[str, Json] | None = None
+    """The nudge to be made if the agent's settings say so; not a part of what is signed."""
+    events: Sequence[Mapping[str, Json]] = ()
+    """What webhooks are told when the checkpoint is stored; not a part of what is signed."""
     row: dict[str, Any] = field(init=False, repr=False, compare=False)
     """The columns that do not depend on the place in the log; not to be changed."""
 
@@ -112,7 +116,7 @@ async def prepare(
         row = await _signed(agent_id, _placed(draft, tree.size, sessions), crypto)
         nodes += [list(completed) for completed in tree.append(row["merkle_leaf_hash"])]
         sessions[draft.session_id] = SessionHead(row["chain_hash"], row["chain_position"])
-        rows.append(row)
+        rows.append({**row, "nudge": _storable(draft.nudge)})
     signed = await sign_head(SignedHead(agent_id, tree.size, tree.root(), timestamp, crypto.key_id), crypto)
     new_head = signed.to_json()
     del new_head["agent_id"]
@@ -125,6 +129,7 @@ async def prepare(
         "frontier": tree.frontier,
         "root": signed.root,
         "head": new_head,
+        "events": [_storable(event) for draft in drafts for event in draft.events],
     }
 
 
@@ -175,7 +180,7 @@ def _hash_of(head: SessionHead | None) -> str | None:
 def _storable(value: object) -> object:
     if isinstance(value, str):
         return value if value.isascii() and "\0" not in value else _replaced(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {_storable(name): _storable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_storable(item) for item in value]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect
+from bisect import bisect, bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .bundle import BUNDLE_VERSION
 from .certificate import ALGORITHM, row_proofs, statement
 from .checks import Examination, check_certificate, merkle_head
 from .heads import SignedHead
 from .merkle import Tree
-from .shape import BUNDLE
+from .retention import RetentionStatement
+from .shape import BUNDLE, BUNDLE_VERSION, ENTRY
 
 Entry = Mapping[str, Any]
 
@@ -26,15 +26,19 @@ def name_of(entry: Entry) -> str:
     return f"leaf {checkpoint['merkle_leaf_index']} ({checkpoint['checkpoint_id']})"
 
 
+def is_name_of_entry(name: str) -> bool:
+    """Whether this names one entry, and not the bundle, a head or several entries."""
+    return name.startswith("leaf ")
+
+
 async def check_bundle(exam: Examination, bundle: Any, saved: SignedHead | None) -> None:
     """Note every defect of a bundle; ``saved`` is a head that was kept elsewhere."""
     version = bundle.get("bundle_version") if isinstance(bundle, dict) else None
     if version != BUNDLE_VERSION or isinstance(version, bool):
         exam.found(WHOLE, "version", f"bundle_version is {version!r:.40}; this program reads version {BUNDLE_VERSION}")
         return
-    problems = list(BUNDLE(bundle, ""))
-    for problem in problems:
-        exam.found(WHOLE, "shape", problem)
+    problems = [*_shape_problems(bundle)]
+    _note(exam, problems)
     if problems:
         return
     entries: Sequence[Entry] = bundle["entries"]
@@ -43,10 +47,25 @@ async def check_bundle(exam: Examination, bundle: Any, saved: SignedHead | None)
     for head in heads:
         await exam.head(f"head of size {head.size}", head)
     carried = {merkle_head(entry["certificate"]) for entry in whole} - {None}
+    if bundle["retention"]:
+        await _check_statement(exam, bundle["agent"], RetentionStatement(**bundle["retention"]))
+    _note(exam, _retention_problems(bundle))
     _note(exam, _order_problems(bundle, heads))
     _note(exam, _chain_problems(entries, [leaf["leaf_index"] for leaf in bundle["pruned"]]))
     _note(exam, _tree_problems(bundle, heads, [head for head in carried if head is not None], saved))
     _note(exam, _key_problems(exam, bundle["keys"]))
+
+
+def _shape_problems(bundle: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    yield from ((WHOLE, "shape", problem) for problem in BUNDLE(bundle, ""))
+    entries = bundle.get("entries")
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        for problem in ENTRY(entry, ""):
+            try:
+                name = name_of(entry)
+            except (KeyError, TypeError):
+                name = f"entry {number}"
+            yield name, "shape", problem
 
 
 def _note(exam: Examination, problems: Iterable[tuple[str, str, str]]) -> None:
@@ -119,6 +138,29 @@ def _order_problems(bundle: Mapping[str, Any], heads: Sequence[SignedHead]) -> I
     )
 
 
+async def _check_statement(exam: Examination, agent_id: str, stated: RetentionStatement) -> None:
+    """Check the signature of what is said to be deleted, and that it is said of this log."""
+    name = _named(0, max(stated.pruned, 1) - 1)
+    if stated.agent_id != agent_id:
+        exam.found(name, "retention", "the statement is another agent's")
+    await exam.signature(name, "retention", stated.key_id, stated.text(), stated.signature)
+
+
+def _retention_problems(bundle: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What is pruned is the beginning of the log as far as the statement goes, and nothing else."""
+    stated = bundle["retention"]["pruned"] if bundle["retention"] else 0
+    pruned = sorted({leaf["leaf_index"] for leaf in bundle["pruned"]})
+    covered = bisect_left(pruned, stated)
+    said = f"signed is the deletion of the first {stated} alone" if stated else "nothing signed says so"
+    yield from ((f"leaf {index}", "retention", f"is pruned, but {said}") for index in pruned[covered:])
+    yield from (
+        (_named(first, last), "retention", "not pruned, although it is signed that this was deleted")
+        for first, last in _gaps(pruned[:covered], stated)
+    )
+    if bundle["retention"] and not stated:
+        yield WHOLE, "retention", "there is a statement that nothing was deleted"
+
+
 def _chain_problems(entries: Sequence[Entry], pruned: Sequence[int]) -> Iterator[tuple[str, str, str]]:
     """Every session counts on from its last entry and names its hash; only pruned entries may be left out."""
     last: dict[str, Mapping[str, Any]] = {}
@@ -147,7 +189,10 @@ def _tree_problems(
     if not heads:
         yield WHOLE, "head", "there is no signed head"
     signed = max((head.size for head in heads), default=0)
-    yield from _gaps(sorted(index for index in leaves if index < signed), signed)
+    yield from (
+        (_named(first, last), "missing", "not in the bundle")
+        for first, last in _gaps(sorted(index for index in leaves if index < signed), signed)
+    )
     yield from (
         (f"leaf {index}", "head", "is beyond the newest signed head") for index in sorted(leaves) if index >= signed
     )
@@ -158,13 +203,15 @@ def _tree_problems(
     yield from _root_problems(leaves, [*named, *([("saved head", saved)] if saved else [])])
 
 
-def _gaps(present: Sequence[int], size: int) -> Iterator[tuple[str, str, str]]:
-    """The leaves that are not there; a row of them at once, because a forged size may be anything."""
+def _gaps(present: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """The ranges of leaves that are not there, and not each leaf, because a forged size may be anything."""
     for before, after in zip([-1, *present], [*present, size], strict=True):
-        if after - before == 2:
-            yield f"leaf {before + 1}", "missing", "is not in the bundle"
-        elif after - before > 2:
-            yield f"leaves {before + 1} to {after - 1}", "missing", "are not in the bundle"
+        if after - before > 1:
+            yield before + 1, after - 1
+
+
+def _named(first: int, last: int) -> str:
+    return f"leaf {first}" if first == last else f"leaves {first} to {last}"
 
 
 def _root_problems(
@@ -181,7 +228,8 @@ def _root_problems(
                 yield name, "head", f"has {head.size} entries where the bundle has {end}: the log was cut"
         elif tree.root() != head.root and (name == "saved head" or not told):
             told = True
-            yield name, "head", f"the log is not what was signed then: leaves {agreed} to {head.size - 1}, or before"
+            where = f"leaves {agreed} to {head.size - 1}, or before" if agreed < head.size else "its leaves"
+            yield name, "head", f"the log is not what was signed then: {where}"
 
 
 def _key_problems(exam: Examination, keys: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:

@@ -113,23 +113,23 @@ def _claims(row: Row, commitments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_certificate(
+    agent_id: str,
     row: Row,
     mutations: Sequence[Mapping[str, Any]],
-    head: SignedHead,
-    steps: Sequence[Step],
+    place: tuple[SignedHead, Sequence[Step]] | None,
     base_url: str,
 ) -> dict[str, Any]:
     """The certificate of a stored checkpoint.
 
-    ``head`` is the agent's newest signed head and ``steps`` the inclusion proof in the tree of its size.
-    ``base_url`` is where this gateway's ``/v1`` routes are reached, without a slash at the end.
+    ``place`` is the agent's newest signed head and the inclusion proof in the tree of its size; None when the tree
+    has no such leaf. ``base_url`` is where this gateway's ``/v1`` routes are reached, without a slash at the end.
     """
     return {
         "@context": CONTEXT,
         "type": TYPE,
         "version": VERSION,
-        **statement(head.agent_id, row, mutations),
-        "proofs": {**row_proofs(row), "merkle": _merkle(row, head, steps), "verdict_derivation": None},
+        **statement(agent_id, row, mutations),
+        "proofs": {**row_proofs(row), "merkle": place and _merkle(row, *place), "verdict_derivation": None},
         "verification": verification(base_url, row["checkpoint_id"]),
     }
 

@@ -26,6 +26,11 @@ from .shape import CERTIFICATE
 
 Certificate = Mapping[str, Any]
 
+_FIELD = 2**255 - 19
+_OF_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER = frozenset({0, 1, _OF_ORDER_8, _FIELD - _OF_ORDER_8, _FIELD - 1, _FIELD, _FIELD + 1})
+"""The y of Ed25519's points of small order, in every spelling: one signature by such a key fits many texts."""
+
 _CONSTANTS = {"@context": CONTEXT, "type": TYPE, "version": VERSION}
 
 
@@ -101,6 +106,8 @@ class Examination:
             self.found(entry, "key", f"there is no key {key_id!r} among those at hand")
         elif not is_hash(public_key):
             self.found(entry, "key", f"the key {key_id!r} is not 64 lower-case hex digits")
+        elif _is_of_small_order(bytes.fromhex(public_key)):
+            self.found(entry, "key", f"the key {key_id!r} is none that proves anything: its point is of small order")
         elif not await self._valid(bytes.fromhex(public_key), text, signature):
             self.found(entry, check, f"the signature is not that of {key_id!r} over what is shown")
 
@@ -114,8 +121,15 @@ class Examination:
         return spelt and len(data) == 64 and await self._crypto.verify(public_key, text.encode(), data)
 
 
-async def check_certificate(exam: Examination, entry: str, certificate: Any) -> bool:
-    """Note every defect of a certificate. False when its shape is wrong, so that nothing else was looked at."""
+def _is_of_small_order(public_key: bytes) -> bool:
+    return int.from_bytes(public_key, "little") & (2**255 - 1) in _SMALL_ORDER
+
+
+async def check_certificate(exam: Examination, entry: str, certificate: Any, saved: SignedHead | None = None) -> bool:
+    """Note every defect of a certificate. False when its shape is wrong, so that nothing else was looked at.
+
+    ``saved`` is a head that was kept elsewhere: it stands in for that of a certificate which brings none.
+    """
     problems = list(CERTIFICATE(certificate, ""))
     for problem in problems:
         exam.found(entry, "shape", problem)
@@ -127,6 +141,7 @@ async def check_certificate(exam: Examination, entry: str, certificate: Any) -> 
         *_chain(certificate),
         *_claims(certificate),
         *_merkle(certificate),
+        *_unsigned_tree(certificate, saved),
     ):
         exam.found(entry, check, text)
     await _signatures(exam, entry, certificate)
@@ -134,9 +149,9 @@ async def check_certificate(exam: Examination, entry: str, certificate: Any) -> 
 
 
 def merkle_head(certificate: Certificate) -> SignedHead | None:
-    """The signed head that a certificate's inclusion proof leads to."""
+    """The signed head that a certificate brings with its inclusion proof."""
     merkle = certificate["proofs"]["merkle"]
-    if merkle is None:
+    if merkle is None or "head" not in merkle:
         return None
     agent_id = certificate["subject"]["agent_id"]
     return SignedHead(agent_id, merkle["tree_size"], merkle["root"], **merkle["head"])
@@ -227,7 +242,7 @@ def _claims(certificate: Certificate) -> Iterator[tuple[str, str]]:
         yield "claims", "claims_hash is not the hash of subject, claims and mutations"
     position = proofs["chain"]["position"]
     bound = commitments_hash(certificate["certificate_id"], key_id, position, certificate["input_commitments"])
-    if certificate["claims"]["commitments_hash"] != bound:
+    if certificate["claims"].get("commitments_hash", bound) != bound:
         yield "commitment", "certificate_id, key_id, position or input_commitments are not as signed"
 
 
@@ -251,3 +266,13 @@ def _merkle(certificate: Certificate) -> Iterator[tuple[str, str]]:
         return
     if root != merkle["root"]:
         yield "merkle", "the inclusion proof does not lead to the root"
+
+
+def _unsigned_tree(certificate: Certificate, saved: SignedHead | None) -> Iterator[tuple[str, str]]:
+    """The protocol signs no tree: without a head, size and root are whatever the certificate says."""
+    merkle = certificate["proofs"]["merkle"]
+    if merkle is None or "head" in merkle:
+        return
+    shown = (certificate["subject"]["agent_id"], merkle["tree_size"], merkle["root"])
+    if saved is None or (saved.agent_id, saved.size, saved.root) != shown:
+        yield "head", f"nobody signed a tree of {merkle['tree_size']} with this root: give the head of that size"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from smoltbot_worker.ports import Json
 from worker_compat import jsjson
@@ -28,7 +29,8 @@ def canonical(value: object) -> str:
 
     It is what ``JSON.stringify`` prints of an object built in sorted order, so names that are array indices come
     first, ascending, and ``1.0`` is ``1``. ``ValueError`` for what two readers could read as different values: a lone
-    surrogate, NaN and the infinities, an int beyond 2**53 - 1. ``TypeError`` for what is no JSON.
+    surrogate, NaN and the infinities, an int beyond 2**53 - 1 that no double prints as. ``TypeError`` for what
+    is no JSON.
     """
     try:
         return jsjson.stringify(_ordered(value))
@@ -91,11 +93,19 @@ def _ordered(value: object) -> object:
         return {_whole(name): _ordered(value[name]) for name in _sorted_names(value)}
     if isinstance(value, list | tuple):
         return [_ordered(item) for item in value]
-    if isinstance(value, int) and not -_MAX_SAFE <= value <= _MAX_SAFE:
+    if isinstance(value, int) and not -_MAX_SAFE <= value <= _MAX_SAFE and not _is_double(value):
         raise ValueError("an integer beyond 2**53 - 1 has no exact value in JavaScript")
     if isinstance(value, float) and value - value != 0:
         raise ValueError("NaN and the infinities are no JSON")
     return value
+
+
+def _is_double(number: int) -> bool:
+    """Whether a double prints as this number: PostgreSQL gives back 1e21 as an int."""
+    try:
+        return Decimal(repr(float(number))) == number
+    except OverflowError:
+        return False
 
 
 def _sorted_names(value: dict[str, object]) -> list[str]:

@@ -27,9 +27,14 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of a draft: its row as stored, or None when its request had a checkpoint already."""
+    """What became of a draft: its row as stored, or None when its request had a checkpoint already.
+
+    ``nudged``: its nudge was made. ``contained``: the batch in which it was stored made the agent be paused.
+    """
 
     row: Mapping[str, Any] | None
+    nudged: bool = False
+    contained: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -141,7 +146,7 @@ class CheckpointLog:
             status = answer.get("status") if isinstance(answer, dict) else None
             if status == "appended":
                 for each, row in zip(left, arguments["rows"], strict=True):
-                    _settle(each, row)
+                    _settle(each, _appended(row, answer))
                 return
             if status == "duplicate":
                 left = _without_stored(left, answer)
@@ -171,10 +176,16 @@ def _without_stored(left: Sequence[_Waiting], answer: Any) -> list[_Waiting]:
         raise LogDamaged("append_checkpoints called rows duplicates that nobody brought")
     for each in left:
         if each not in kept:
-            _settle(each, None)
+            _settle(each, Appended(None))
     return kept
 
 
-def _settle(each: _Waiting, row: Mapping[str, Any] | None) -> None:
+def _appended(row: Mapping[str, Any], answer: Any) -> Appended:
+    nudge = row["nudge"]
+    stored = {name: value for name, value in row.items() if name != "nudge"}
+    return Appended(stored, nudge is not None and nudge["nudge_id"] in answer["nudges"], answer["contained"])
+
+
+def _settle(each: _Waiting, became: Appended) -> None:
     if not each.done.done():
-        each.done.set_result(Appended(row))
+        each.done.set_result(became)

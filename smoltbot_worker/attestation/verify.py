@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .audit import WHOLE, check_bundle
-from .checks import Defect, Examination, Keyring, SignatureCheck, check_certificate, merkle_head
+from .audit import WHOLE, check_bundle, is_name_of_entry
+from .checks import Defect, Examination, Keyring, SignatureCheck, check_certificate
 from .heads import SignedHead
 from .shape import HEAD
 
@@ -36,7 +36,7 @@ def read_document(text: str) -> Any:
     :class:`Unreadable` for anything else, and where two readers could read different things: the same member twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except RecursionError:
         raise Unreadable("it is nested too deeply") from None
     except ValueError as error:
@@ -78,12 +78,12 @@ async def verify_certificate(
     entry = shown if isinstance(shown, str) and shown else "certificate"
     what = "certificate"
     try:
-        if await check_certificate(exam, entry, certificate):
-            proven = merkle_head(certificate)
-            what = f"certificate of {entry}" + ("" if proven else " (without a place in the log)")
+        if await check_certificate(exam, entry, certificate, head):
+            merkle = certificate["proofs"]["merkle"]
+            what = f"certificate of {entry}" + ("" if merkle else " (without a place in the log)")
             if head is not None:
                 await exam.head("saved head", head)
-                _compare(exam, entry, certificate["subject"]["agent_id"], proven, head)
+                _compare(exam, entry, certificate["subject"]["agent_id"], merkle, head)
     except ValueError as error:  # it holds what has no canonical text
         exam.found(entry, "shape", str(error))
     return _report(what, exam)
@@ -106,18 +106,16 @@ def _count(bundle: Any, member: str) -> int:
     return len(listed) if isinstance(listed, list) else 0
 
 
-def _compare(exam: Examination, entry: str, agent_id: str, proven: SignedHead | None, saved: SignedHead) -> None:
+def _compare(exam: Examination, entry: str, agent_id: str, merkle: Mapping[str, Any] | None, saved: SignedHead) -> None:
     if saved.agent_id != agent_id:
         exam.found("saved head", "head", f"is that of agent {saved.agent_id}")
-    elif proven is None:
+    elif merkle is None:
         exam.found(entry, "head", "has no place in the log that could be compared with the saved head")
-    elif proven.size != saved.size:
-        exam.found(
-            entry,
-            "head",
-            f"was issued at {proven.size} entries and cannot be compared with a head of {saved.size}: use a bundle",
-        )
-    elif proven.root != saved.root:
+    elif merkle["tree_size"] != saved.size:
+        size = merkle["tree_size"]
+        text = f"was issued at {size} entries and cannot be compared with a head of {saved.size}: use a bundle"
+        exam.found(entry, "head", text)
+    elif merkle["root"] != saved.root:
         exam.found(entry, "head", "leads to another root than the saved head of the same size")
 
 
@@ -128,7 +126,9 @@ def _report(what: str, exam: Examination) -> Report:
         status = NO_KEY
     else:
         status = VALID if exam.keys.is_pinned else NOT_PINNED
-    return Report(what, tuple(exam.defects), status)
+    # What is wrong with the log as a whole comes first: of single entries there may be many.
+    defects = sorted(exam.defects, key=lambda defect: is_name_of_entry(defect.entry))
+    return Report(what, tuple(defects), status)
 
 
 def _own_keys(bundle: Any) -> Mapping[str, str]:
@@ -137,6 +137,10 @@ def _own_keys(bundle: Any) -> Mapping[str, str]:
     keys = [key for key in listed if isinstance(key, dict)] if isinstance(listed, list) else []
     pairs = [(key.get("key_id"), key.get("public_key")) for key in keys]
     return {key_id: public for key_id, public in pairs if isinstance(key_id, str) and isinstance(public, str)}
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value of JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

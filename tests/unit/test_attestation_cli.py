@@ -38,11 +38,17 @@ async def folder(tmp_path: Path) -> Path:
         "keys": {"keys": [{"key_id": "key-001", "public_key": KEY, "algorithm": "Ed25519", "is_active": True}]},
         "wrong_keys": {"keys": [{"key_id": "key-001", "public_key": OTHER_KEY}]},
         "no_keys": {"keys": []},
+        "two_keys": [{"key_id": "key-001", "public_key": key} for key in (OTHER_KEY, KEY)],
     }
     for name, document in documents.items():
         (tmp_path / name).write_text(json.dumps(document))
     (tmp_path / "torn").write_text(json.dumps(bundle)[:-100])
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "nan").write_text('{"bundle_version":NaN}')
+    (tmp_path / "deep").write_text("[" * 200_000)
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate((1 << 30) + 1)  # a hole, which takes no space
     return tmp_path
 
 
@@ -72,9 +78,15 @@ def verify(folder: Path, *words: str) -> Result:
         (["torn"], 1, "it is not JSON"),
         (["binary"], 1, "it is not UTF-8"),
         (["absent"], 1, "it cannot be read (No such file or directory)"),
+        (["empty"], 1, "it is not JSON"),
+        (["nan"], 1, "it is not JSON: NaN is no value of JSON"),
+        (["deep"], 1, "it is nested too deeply"),
+        (["huge"], 1, "it is larger than 1024 MiB"),
+        (["--head", "huge", "bundle"], 1, "it is larger than 1024 MiB"),
         (["keys"], 1, "shape"),
         (["--head", "keys", "bundle"], 1, "no signed head"),
         (["--keys", "no_keys", "bundle"], 2, "it should be"),
+        (["--keys", "two_keys", "bundle"], 2, "the same key_id is there twice"),
         (["--keys", "absent", "bundle"], 2, "it cannot be read"),
         (["--key", "nonsense", "bundle"], 2, "64 hex digits"),
         (["--key", KEY, "--keys", "keys", "bundle"], 2, "not both"),
@@ -84,6 +96,13 @@ def test_exit_codes(folder: Path, words: list[str], status: int, said: str) -> N
     result = verify(folder, *words)
     assert result.exit_code == status, result.output
     assert said in result.output
+
+
+@pytest.mark.parametrize("name", ["torn", "binary", "absent", "empty", "nan", "deep", "huge"])
+def test_what_cannot_be_read_takes_one_line(folder: Path, name: str) -> None:
+    result = verify(folder, "--keys", "keys", name)
+    assert result.output.startswith(f"{folder / name}: NOT VALID: it ")
+    assert len(result.output.splitlines()) == 1
 
 
 def test_it_needs_no_host(folder: Path) -> None:

@@ -14,6 +14,7 @@ from smoltbot_worker.attestation.log import Appended, CheckpointLog
 from smoltbot_worker.attestation.merkle import Tree
 from smoltbot_worker.attestation.verify import verify_bundle
 from smoltbot_worker.ports import Json, RecordsUnavailable
+from tests.scale import scaled
 from tests.unit.attestation_support import AGENT, CRYPTO, NOW, PINNED, MemoryLog, bundle_of, draft
 
 
@@ -34,7 +35,8 @@ async def sound(store: MemoryLog, count: int) -> None:
     assert (report.defects, report.status) == ((), 0)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.proof
+@pytest.mark.parametrize("seed", range(scaled(3, 100)))
 async def test_concurrent_writers_of_four_processes(seed: int) -> None:
     store, chance = MemoryLog(seed), random.Random(seed)
     processes = [writer(store) for _ in range(4)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from smoltbot_worker.attestation.commitment import sha256_hex
 from smoltbot_worker.attestation.merkle import Place, Tree, depth, node, proof, proven_root, wanted
+from tests.scale import scaled
 
 MOST = 600
 LEAVES = [sha256_hex(f"leaf-{number}") for number in range(MOST)]
@@ -54,7 +55,8 @@ def test_stored_nodes_are_the_complete_ones() -> None:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.proof
+@settings(max_examples=scaled(40, 600), deadline=None)
 @given(st.integers(1, MOST))
 def test_every_proof_of_every_leaf(size: int) -> None:
     root = rebuilt(LEAVES[:size])[-1][0]

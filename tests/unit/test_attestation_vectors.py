@@ -1,4 +1,8 @@
-"""The worked examples of the attestation formulas, and the changes that they must not survive."""
+"""The worked examples of the attestation formulas, and the changes that they must not survive.
+
+Examples 1 to 3 are checkpoints of one agent, 4 is a tree of five leaves, 5 is RFC 8032; ``NEGATIVE`` is the table of
+changes that must fail, in its order.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,14 @@ from typing import Any
 import pytest
 
 from smoltbot_host.crypto import HostCrypto
+from smoltbot_worker.admission.identity import session_hour, session_id
 from smoltbot_worker.attestation.append import Draft, prepare
-from smoltbot_worker.attestation.bundle import build_bundle
 from smoltbot_worker.attestation.certificate import signed_payload
 from smoltbot_worker.attestation.chain import LogHead, SessionHead, chain_hash
 from smoltbot_worker.attestation.commitment import canonical, commit, sha256_hex, thinking_hash
-from smoltbot_worker.attestation.heads import SignedHead
-from smoltbot_worker.attestation.merkle import Tree, leaf_hash, proof, proven_root
+from smoltbot_worker.attestation.merkle import Tree, depth, leaf_hash, proof, proven_root
 from smoltbot_worker.attestation.verify import verify_certificate
-from tests.unit.attestation_support import AGENT, BASE_URL, CRYPTO, OTHER_SEED, PINNED, SEED
+from tests.unit.attestation_support import AGENT, CRYPTO, OTHER_SEED, PINNED, SEED, MemoryLog, bundle_of
 
 VECTORS = json.loads(Path(__file__).with_name("attestation_vectors.json").read_text("utf-8"))
 EXAMPLES = VECTORS["checkpoints"]
@@ -58,11 +61,9 @@ async def prepared(count: int = 3) -> dict[str, Any]:
 async def certificates() -> list[Members]:
     """The certificates of the three examples in their tree."""
     batch = await prepared()
-    nodes = {(level, index): text for level, index, text in batch["nodes"]}
-    bundle = build_bundle(
-        batch["rows"], {}, nodes, [SignedHead(AGENT, **batch["head"])], {"key-001": CRYPTO.public_key}, BASE_URL
-    )
-    return [entry["certificate"] for entry in bundle["entries"]]
+    log = MemoryLog()
+    await log.call("append_checkpoints", batch)
+    return [entry["certificate"] for entry in bundle_of(log)["entries"]]
 
 
 @pytest.mark.parametrize(
@@ -74,12 +75,22 @@ async def certificates() -> list[Members]:
         ("", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
     ],
 )
-def test_digests(text: str, digest: str) -> None:
+def test_primitive_digests(text: str, digest: str) -> None:
     assert sha256_hex(text).startswith(digest)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_commitments(example: Members) -> None:
+def test_primitive_agent_and_session() -> None:
+    """An agent id, and the session of an agent at a moment."""
+    assert "smolt-" + sha256_hex("sk-ant-example-000")[:8] == "smolt-9d08aa51"
+    assert session_id("0badcafe12345678", session_hour(1_778_400_000)) == "0badcafe12345678-494000"
+
+
+def test_primitive_empty_tree() -> None:
+    assert (Tree().root(), depth(0)) == ("", 0)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["example 1", "example 2", "example 3"])
+def test_example_commitments(example: Members) -> None:
     card, values, window = (json.loads(example[name]) for name in ("card", "values", "window"))
     assert [canonical(card), canonical(values), canonical(window)] == [
         example["card"],
@@ -94,8 +105,8 @@ def test_commitments(example: Members) -> None:
     assert thinking_hash(example["thinking"]) == example["thinking_block_hash"]
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-async def test_rows(at_once: bool) -> None:
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one batch", "one by one"])
+async def test_examples_1_to_3_rows_payloads_and_signatures(at_once: bool) -> None:
     rows: list[Members] = []
     if at_once:
         rows = (await prepared())["rows"]
@@ -121,8 +132,8 @@ async def test_rows(at_once: bool) -> None:
     assert [row["chain_position"] for row in rows] == [0, 1, 0]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-async def test_roots_and_proofs(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3], ids=["example 1", "example 2", "example 3"])
+async def test_example_roots_and_proofs(count: int) -> None:
     batch = await prepared(count)
     example = EXAMPLES[count - 1]
     assert batch["root"] == batch["head"]["root"] == example["root"]
@@ -133,7 +144,7 @@ async def test_roots_and_proofs(count: int) -> None:
         assert [proof(index, 3, nodes) for index in (0, 1)] == VECTORS["older_proofs"]
 
 
-def test_five_leaves() -> None:
+def test_example_4_five_leaves() -> None:
     assert FIVE["leaves"] == [sha256_hex(f"leaf-{number}") for number in range(5)]
     tree, nodes = Tree(), {(0, index): leaf for index, leaf in enumerate(FIVE["leaves"])}
     for leaf in FIVE["leaves"]:
@@ -143,7 +154,6 @@ def test_five_leaves() -> None:
     assert {proven_root(leaf, index, 5, FIVE["proofs"][index]) for index, leaf in enumerate(FIVE["leaves"])} == {
         FIVE["root"]
     }
-    assert Tree().root() == ""
 
 
 @pytest.mark.parametrize(
@@ -163,7 +173,7 @@ def test_five_leaves() -> None:
         ),
     ],
 )
-async def test_rfc_8032(seed: bytes, public: str, message: bytes, signature: str) -> None:
+async def test_example_5_rfc_8032(seed: bytes, public: str, message: bytes, signature: str) -> None:
     crypto = HostCrypto(seed)
     assert crypto.public_key == public
     assert (await crypto.sign(message)).hex() == signature
@@ -232,21 +242,40 @@ def other_base64(certificate: Members) -> None:
     certificate["proofs"]["signature"]["value"] = other
 
 
-@pytest.mark.parametrize(
-    ("leaf", "change", "check"),
-    [
-        (1, change_verdict, "payload"),
-        (1, change_payload, "signature"),
-        (0, genesis_literal, "chain"),
-        (1, no_previous, "chain"),
-        (1, other_timestamp, "chain"),
-        (2, swapped_siblings, "merkle"),
-        (1, swapped_sides, "merkle"),
-        (2, index_beyond, "merkle"),
-        (0, other_base64, "signature"),
-    ],
-)
-async def test_changes_are_found(leaf: int, change: Callable[[Members], None], check: str) -> None:
+def written(card: str, example: Members) -> str:
+    """The commitment to an example's inputs by who writes its card in this text."""
+    return sha256_hex("|".join([card, example["values"], example["window"], f'"{MODEL}"', '"1.0.0"']))
+
+
+def float_in_the_card(certificate: Members) -> None:
+    card = EXAMPLES[0]["card"].replace('"priority":1', '"priority":1.0')
+    certificate["input_commitments"]["combined_commitment"] = written(card, EXAMPLES[0])
+
+
+def escaped_card(certificate: Members) -> None:
+    card = json.dumps(json.loads(EXAMPLES[2]["card"]), sort_keys=True, separators=(",", ":"))
+    assert "\\u" in card
+    certificate["input_commitments"]["combined_commitment"] = written(card, EXAMPLES[2])
+
+
+NEGATIVE: dict[str, tuple[int, Callable[[Members], None], str]] = {
+    "verdict in claims only": (1, change_verdict, "payload"),
+    "one character of signed_payload": (1, change_payload, "signature"),
+    "prev_chain_hash null to genesis": (0, genesis_literal, "chain"),
+    "prev_chain_hash to null": (1, no_previous, "chain"),
+    "timestamp 250Z to 250000+00:00": (1, other_timestamp, "chain"),
+    "card with 1.0 instead of 1": (0, float_in_the_card, "commitment"),
+    "sibling order swapped": (2, swapped_siblings, "merkle"),
+    "sides of siblings swapped": (1, swapped_sides, "merkle"),
+    "leaf_index 3 in a tree of 3": (2, index_beyond, "merkle"),
+    "non-ASCII escaped in example 3": (2, escaped_card, "commitment"),
+    "another spelling of the signature": (0, other_base64, "signature"),
+}
+"""By row: the leaf, the change and the check that finds it; the last row is ours."""
+
+
+@pytest.mark.parametrize(("leaf", "change", "check"), NEGATIVE.values(), ids=list(NEGATIVE))
+async def test_negative(leaf: int, change: Callable[[Members], None], check: str) -> None:
     certificate = (await certificates())[leaf]
     changed = copy.deepcopy(certificate)
     change(changed)
@@ -269,19 +298,9 @@ def test_a_float_of_the_card_counts_as_its_integer() -> None:
     card = json.loads(example["card"], parse_int=float)
     assert card["values"][0]["priority"].is_integer()
     assert canonical(card) == example["card"]
-    written = [example["card"].replace('"priority":1', '"priority":1.0'), example["values"], example["window"]]
-    assert sha256_hex("|".join([*written, f'"{MODEL}"', '"1.0.0"'])) != example["input_commitment"]
+    assert written(example["card"], example) == example["input_commitment"]
     card["values"][0]["priority"] = 1.5
     assert commit(card, json.loads(example["values"]), [], MODEL).combined != example["input_commitment"]
-
-
-def test_escaped_characters_are_another_commitment() -> None:
-    example = EXAMPLES[2]
-    escaped = json.dumps(json.loads(example["card"]), sort_keys=True, separators=(",", ":"))
-    assert "\\u" in escaped
-    written = [escaped, example["values"], example["window"], f'"{MODEL}"', '"1.0.0"']
-    assert sha256_hex("|".join(written)) != example["input_commitment"]
-    assert sha256_hex("|".join([example["card"], *written[1:]])) == example["input_commitment"]
 
 
 def test_the_payload_has_its_order() -> None:

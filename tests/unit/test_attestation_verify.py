@@ -17,12 +17,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smoltbot_host.crypto import HostCrypto
-from smoltbot_worker.attestation.append import prepare, sign_head
+from smoltbot_worker.attestation.append import Draft, prepare, sign_head
 from smoltbot_worker.attestation.chain import LogHead, SessionHead
 from smoltbot_worker.attestation.checks import Keyring
 from smoltbot_worker.attestation.heads import SignedHead
+from smoltbot_worker.attestation.retention import RetentionStatement, sign_statement
 from smoltbot_worker.attestation.verify import Report, Unreadable, read_document, read_head, verify_document
-from tests.scale import figure
+from tests.scale import figure, scaled
 from tests.unit.attestation_support import (
     AGENT,
     CRYPTO,
@@ -102,9 +103,10 @@ async def test_any_change_of_a_certificate_is_found(leaf: int, keys: Keyring) ->
     assert await missed(certificate, keys) == []
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("keys", [PINNED, Keyring(only=CRYPTO.public_key), Keyring()], ids=["by id", "only", "own"])
 async def test_any_change_of_a_bundle_is_found(keys: Keyring) -> None:
-    bundle = bundle_of(await filled(two_sessions(2 if keys is not PINNED else 3), batch=2), pruned=[0])
+    bundle = bundle_of(await filled(two_sessions(scaled(2, 4)), batch=2), pruned=[0])
     assert (await find(bundle, keys)).status == (0 if keys.is_pinned else 3)
     assert await missed(bundle, keys) == []
 
@@ -119,8 +121,8 @@ def members(value: Any, path: Path_ = ()) -> Iterator[Path_]:
             yield from members(item, (*path, number))
 
 
-async def test_members_that_are_missing_or_added_are_found() -> None:
-    bundle = bundle_of(await filled(two_sessions(3)))
+async def test_members_that_are_missing_or_added_are_found(three: dict[str, Any]) -> None:
+    bundle = three
     free = ("conscience_context", "window_position", "analysis_metadata")
     for path in members(bundle):
         without = copy.deepcopy(bundle)
@@ -149,8 +151,8 @@ JSONS = st.recursive(
 )
 
 
-async def test_the_exit_codes() -> None:
-    bundle = bundle_of(await filled(two_sessions(3)))
+async def test_the_exit_codes(three: dict[str, Any]) -> None:
+    bundle = three
     certificate = bundle["entries"][1]["certificate"]
     stranger = Keyring(pinned={"key-001": OTHER.public_key})
     other_id = Keyring(pinned={"key-002": CRYPTO.public_key})
@@ -166,16 +168,16 @@ async def test_the_exit_codes() -> None:
         assert (await find(document)).status == 1
 
 
-async def test_a_bundle_of_another_version() -> None:
-    bundle = bundle_of(await filled(two_sessions(3)))
+async def test_a_bundle_of_another_version(three: dict[str, Any]) -> None:
+    bundle = three
     for version in (2, 0, None, True, "1"):
         report = await find({**bundle, "bundle_version": version})
         assert [defect.check for defect in report.defects] == ["version"]
         assert "reads version 1" in str(report.defects[0])
 
 
-async def test_a_bundle_of_nothing_proves_nothing() -> None:
-    bundle = bundle_of(await filled(two_sessions(3)))
+async def test_a_bundle_of_nothing_proves_nothing(three: dict[str, Any]) -> None:
+    bundle = three
     assert (await find({**bundle, "heads": [], "entries": [], "keys": []})).status == 1
 
 
@@ -224,7 +226,7 @@ async def test_a_chain_that_was_signed_wrongly_is_found(wrong: str) -> None:
     batch = await prepare(AGENT, replace(head, sessions=sessions), [draft(9)], CRYPTO, TIMESTAMP)
     batch["expected_heads"] = {"session-a": head.sessions["session-a"].chain_hash}
     answer = await log.call("append_checkpoints", batch)
-    assert answer == {"status": "appended", "size": 4}
+    assert answer == {"status": "appended", "size": 4, "nudges": [], "contained": False}
     bundle = bundle_of(log)
     report = await find(bundle)
     assert {(defect.entry.split(" (")[0], defect.check) for defect in report.defects} == {("leaf 3", "chain")}
@@ -232,12 +234,24 @@ async def test_a_chain_that_was_signed_wrongly_is_found(wrong: str) -> None:
     assert alone.status == (1 if wrong == "a first entry that follows another" else 0)
 
 
-THOUSAND = 1_000
+MANY = scaled(120, 1_000)
+BATCH = MANY // 20
+
+
+def nine_sessions(count: int) -> list[Draft]:
+    return [draft(number, f"session-{number % 9}") for number in range(count)]
 
 
 @pytest.fixture(scope="module")
-def thousand() -> MemoryLog:
-    return asyncio.run(filled([draft(number, f"session-{number % 9}") for number in range(THOUSAND)], batch=50))
+def long_log() -> MemoryLog:
+    """A log that no test changes."""
+    return asyncio.run(filled(nine_sessions(MANY), batch=BATCH))
+
+
+@pytest.fixture(scope="module")
+def three() -> dict[str, Any]:
+    """The bundle of a log of three, which no test changes."""
+    return bundle_of(asyncio.run(filled(two_sessions(3))))
 
 
 Attack = Callable[[list[dict[str, Any]], int], None]
@@ -272,7 +286,7 @@ def insert(rows: list[dict[str, Any]], index: int) -> None:
 
 
 def swap(rows: list[dict[str, Any]], index: int) -> None:
-    other = (index + 100) % THOUSAND
+    other = (index + 50) % MANY
     for name in ("merkle_leaf_index", "chain_position"):
         rows[index][name], rows[other][name] = rows[other][name], rows[index][name]
 
@@ -280,7 +294,7 @@ def swap(rows: list[dict[str, Any]], index: int) -> None:
 def swap_verdicts(rows: list[dict[str, Any]], index: int) -> None:
     """The whole judgement of one entry under the name of another."""
     for name in ("verdict", "issuer_signature", "claims_hash", "claims_signature", "signed_payload", "reason"):
-        rows[index][name] = rows[(index + 9) % THOUSAND][name]
+        rows[index][name] = rows[(index + 9) % MANY][name]
 
 
 def copied(log: MemoryLog) -> MemoryLog:
@@ -294,9 +308,9 @@ def copied(log: MemoryLog) -> MemoryLog:
 FLIPS = (flip_verdict, flip_provider, flip_commitment, flip_evidence, flip_leaf, swap_verdicts)
 
 
-async def test_every_flip_in_the_database_is_found(thousand: MemoryLog) -> None:
-    log = copied(thousand)
-    flipped = random.Random(3).sample(range(0, THOUSAND, 2), 60)
+async def test_every_flip_in_the_database_is_found(long_log: MemoryLog) -> None:
+    log = copied(long_log)
+    flipped = random.Random(3).sample(range(0, MANY, 2), 60)
     for number, index in enumerate(flipped):
         FLIPS[number % len(FLIPS)](log.rows[AGENT], index)
     report = await find(bundle_of(log))
@@ -310,37 +324,38 @@ async def test_every_flip_in_the_database_is_found(thousand: MemoryLog) -> None:
 
 
 @pytest.mark.parametrize("attack", [delete, insert, swap])
-async def test_every_move_in_the_database_is_found(thousand: MemoryLog, attack: Attack) -> None:
-    index = random.Random(attack.__name__).randrange(THOUSAND - 100)
-    log = copied(thousand)
+async def test_every_move_in_the_database_is_found(long_log: MemoryLog, attack: Attack) -> None:
+    index = random.Random(attack.__name__).randrange(MANY - 50)
+    log = copied(long_log)
     attack(log.rows[AGENT], index)
     report = await find(bundle_of(log))
     assert report.status == 1
     assert any(re.match(rf"leaf {index}\b", defect.entry) for defect in report.defects), report.defects[:5]
 
 
-async def test_a_cut_log_is_found_by_a_saved_head(thousand: MemoryLog) -> None:
-    saved = thousand.heads[AGENT][-1]
-    assert (await find(bundle_of(thousand), head=saved)).status == 0
-    log = copied(thousand)
+async def test_a_cut_log_is_found_by_a_saved_head(long_log: MemoryLog) -> None:
+    saved = long_log.heads[AGENT][-1]
+    assert (await find(bundle_of(long_log), head=saved)).status == 0
+    log = copied(long_log)
     rows = log.rows[AGENT]
-    del rows[950:], log.heads[AGENT][-1]
+    del rows[-BATCH:], log.heads[AGENT][-1]
     cut = bundle_of(log)
     assert (await find(cut, head=log.heads[AGENT][3])).status == 0, "nothing in the file tells of what is gone"
     report = await find(cut, head=saved)
     assert report.status == 1
     assert [(defect.entry, defect.check) for defect in report.defects] == [("saved head", "head")]
-    assert "1000 entries where the bundle has 950" in report.defects[0].text
-    del rows[920:]
+    assert f"{MANY} entries where the bundle has {MANY - BATCH}" in report.defects[0].text
+    del rows[-3:]
     report = await find(bundle_of(log))
-    assert ("leaves 920 to 949", "missing") in [(defect.entry, defect.check) for defect in report.defects]
+    gone = f"leaves {MANY - BATCH - 3} to {MANY - BATCH - 1}"
+    assert (gone, "missing") in [(defect.entry, defect.check) for defect in report.defects]
 
 
-async def test_a_log_that_was_rolled_back_and_went_on_is_found_by_a_saved_head(thousand: MemoryLog) -> None:
-    saved = thousand.heads[AGENT][-1]
-    older = await filled([draft(number, f"session-{number % 9}") for number in range(950)], batch=50)
+async def test_a_log_that_was_rolled_back_and_went_on_is_found_by_a_saved_head(long_log: MemoryLog) -> None:
+    saved = long_log.heads[AGENT][-1]
+    older = await filled(nine_sessions(MANY - BATCH), batch=BATCH)
     head = await older.call("log_head", {"agent_id": AGENT, "sessions": ["session-0"]})
-    new = [draft(number, "session-0") for number in range(2000, 2060)]
+    new = [draft(number, "session-0") for number in range(2000, 2000 + BATCH + 3)]
     await older.call("append_checkpoints", await prepare(AGENT, LogHead.from_json(head), new, CRYPTO, TIMESTAMP))
     bundle = bundle_of(older)
     assert (await find(bundle)).status == 0
@@ -373,11 +388,72 @@ async def test_saved_heads() -> None:
 
 
 async def test_pruned_entries_leave_their_leaves() -> None:
-    bundle = bundle_of(await filled(two_sessions(60)), pruned=range(5, 30))
+    bundle = bundle_of(await filled(two_sessions(60)), pruned=range(25))
     report = await find(bundle)
     assert (report.status, report.what) == (0, "bundle with 35 entries and 25 pruned")
     bundle["pruned"][3]["leaf_hash"] = "0" * 64
     assert (await find(bundle)).status == 1
+
+
+Leaves = range | list[int]
+RETENTION: dict[str, tuple[Leaves, int | None, list[str]]] = {
+    "the middle": ([7], None, ["leaf 7: retention: is pruned, but nothing signed says so"]),
+    "the beginning": (range(2), None, [f"leaf {index}: retention: is pruned, but" for index in range(2)]),
+    "beyond": (range(6), 5, ["leaf 5: retention: is pruned, but signed is the deletion of the first 5 alone"]),
+    "one more": ([0, 1, 2, 5], 3, ["leaf 5: retention: is pruned, but"]),
+    "a hole": ([0, 2], 3, ["leaf 1: retention: not pruned, although"]),
+    "the rest": (range(3), 6, ["leaves 3 to 5: retention: not pruned, although"]),
+    "nothing": (range(0), 3, ["leaves 0 to 2: retention: not pruned, although"]),
+    "nothing at all": (range(0), 0, ["bundle: retention: there is a statement that nothing was deleted"]),
+    "far too much": (range(3), 2**50, [f"leaves 3 to {2**50 - 1}: retention: not pruned, although"]),
+}
+
+
+@pytest.mark.parametrize(("pruned", "stated", "said"), RETENTION.values(), ids=list(RETENTION))
+async def test_what_is_pruned_is_what_was_signed(pruned: Leaves, stated: int | None, said: list[str]) -> None:
+    """Signatures are right here: what they say is not what the bundle shows."""
+    bundle = bundle_of(await filled(two_sessions(12)), pruned=pruned)
+    bundle["retention"] = None if stated is None else await retention(pruned=stated)
+    report = await find(bundle)
+    assert report.status == 1
+    found = [str(defect) for defect in report.defects if defect.check == "retention"]
+    assert len(found) == len(said)
+    assert all(text.startswith(start) for text, start in zip(found, said, strict=True)), found
+
+
+async def retention(crypto: HostCrypto = CRYPTO, **members: Any) -> dict[str, Any]:
+    """A statement with its signature."""
+    given = {"agent_id": AGENT, "pruned": 3, "timestamp": TIMESTAMP, "key_id": crypto.key_id, **members}
+    return dict((await sign_statement(RetentionStatement(**given), crypto)).to_json())
+
+
+async def test_who_signs_what_was_pruned() -> None:
+    bundle = bundle_of(await filled(two_sessions(12)), pruned=range(3))
+    assert (await find({**bundle, "retention": await retention()})).defects == ()
+    signed = {
+        "retention": ({"crypto": OTHER}, {"agent_id": "smolt-ffffffff"}),
+        "key": ({"key_id": "key-009"},),
+    }
+    for check, statements in signed.items():
+        for changes in statements:
+            report = await find({**bundle, "retention": await retention(**changes)})
+            assert ("leaves 0 to 2", check) in {(defect.entry, defect.check) for defect in report.defects}, changes
+    moved = {**await retention(agent_id="smolt-ffffffff"), "agent_id": AGENT}
+    report = await find({**bundle, "retention": moved})
+    assert [(defect.entry, defect.check) for defect in report.defects] == [("leaves 0 to 2", "retention")]
+    alone = {**bundle, "retention": await retention(OTHER, key_id="key-002")}
+    alone["keys"] = [*bundle["keys"], {"key_id": "key-002", "public_key": OTHER.public_key, "algorithm": "Ed25519"}]
+    keys = Keyring(pinned={CRYPTO.key_id: CRYPTO.public_key, "key-002": OTHER.public_key})
+    assert (await find(alone, keys)).defects == (), "the key of the statement counts as used"
+
+
+async def test_the_shape_of_an_entry_is_a_matter_of_its_own() -> None:
+    bundle = bundle_of(await filled(two_sessions(4)), pruned=[0])
+    bundle["entries"][1]["checkpoint"]["concerns"] = "[{"
+    bundle["entries"][2] = 7
+    found = [(defect.entry.split(" (")[0], defect.check, defect.text) for defect in (await find(bundle)).defects]
+    assert ("leaf 2", "shape", "checkpoint.concerns must be a list") in found
+    assert ("entry 2", "shape", "the document must be an object") in found
 
 
 NO_DOCUMENTS = ["", "{", '{"a":1,"a":1}', "[" * 100_000, "nul", '{"x":' + "9" * 5000 + "}"]
@@ -389,11 +465,12 @@ def test_what_is_no_document(text: str) -> None:
         read_document(text)
 
 
-async def test_how_long_a_bundle_takes(thousand: MemoryLog) -> None:
-    document = json.loads(json.dumps(bundle_of(thousand)))
+@pytest.mark.proof
+async def test_how_long_a_bundle_takes(long_log: MemoryLog) -> None:
+    document = json.loads(json.dumps(bundle_of(long_log)))
     started = time.perf_counter()
     assert (await find(document)).status == 0
-    figure("verify a bundle of 1,000", f"{time.perf_counter() - started:.2f} s")
+    figure(f"verify a bundle of {MANY}", f"{time.perf_counter() - started:.2f} s")
 
 
 def small() -> dict[str, Any]:
