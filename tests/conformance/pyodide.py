@@ -20,13 +20,17 @@ Step = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One Worker with a KV namespace of its own, and the events that it gets in turn."""
+    """One Worker with a KV namespace of its own, and the events that it gets in turn.
+
+    ``overlapping``: what a request leaves behind is waited for at the end, not before the next event.
+    """
 
     name: str
     main: str
     steps: Sequence[Step]
     kv: str = "KV"
     vars: Mapping[str, Any] = field(default_factory=dict)
+    overlapping: bool = False
 
 
 def ask(url: str, method: str = "GET", *, headers: Sequence[tuple[str, str]] = (), body: bytes | None = None) -> Step:

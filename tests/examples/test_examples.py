@@ -57,6 +57,9 @@ def test_the_readme_shows_the_examples_as_they_are() -> None:
 
 def test_every_example_has_a_test() -> None:
     names = {path.name for path in _EXAMPLES.iterdir() if not path.name.startswith((".", "_"))}
-    assert names == {"hello.py", "first_request.sh", "sdks.py", "kv_cron_stream", "cloudflare_style", "adapter"}
+    assert names == {
+        "hello.py", "first_request.sh", "sdks.py", "kv_cron_stream",
+        "cloudflare_style", "cloudflare_gateway", "adapter",
+    }  # fmt: skip
     styles = {path.name for path in (_EXAMPLES / "cloudflare_style").iterdir()}
     assert styles == {"hello", "counter", "cron_logger"}

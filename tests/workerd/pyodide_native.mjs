@@ -53,6 +53,7 @@ export function helper(cloudflare) {
   };
 }
 
+// What the step gave; `tasks` of a request is a promise of how the tasks that it left behind ended.
 export async function take(step, call, context) {
   if (step.fetch) {
     return answer(step.fetch, await request(step.fetch, call), context);
@@ -81,7 +82,7 @@ async function answer({ cancelAfter }, response, context) {
   const head = { status: response.status, statusText: response.statusText, headers: [...response.headers] };
   if (cancelAfter === undefined) {
     const body = text(await response.arrayBuffer());
-    return { ...head, body, tasks: await context.settled() };
+    return { ...head, body, tasks: context.settled() };
   }
   const reader = response.body.getReader();
   const chunks = [];
@@ -89,7 +90,7 @@ async function answer({ cancelAfter }, response, context) {
     chunks.push((await reader.read()).value);
   }
   await reader.cancel();
-  return { ...head, body: text(Buffer.concat(chunks)), tasks: await context.settled() };
+  return { ...head, body: text(Buffer.concat(chunks)), tasks: context.settled() };
 }
 
 class ScheduledController {

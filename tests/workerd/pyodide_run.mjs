@@ -4,9 +4,10 @@
 //   folders   [[folder on this machine, path in Pyodide], ...]; each path is put on sys.path
 //   modules   {name: source}: modules that exist only there, such as the main file of a Worker
 //   checks    {name: source of an async function `check()`}: its result is the result
-//   runs      [{name, main, kv, vars, steps}, ...]: `main` is a module with a class Default; each run has its own KV
-//             namespace, bound under the name `kv`. A step is {fetch: {url, method?, headers?, body?, cancelAfter?}},
-//             {scheduled: {cron, scheduledTime}} or {queue: {queue, messages}}; bodies are base64.
+//   runs      [{name, main, kv, vars, steps, overlapping}, ...]: `main` is a module with a class Default; each run has
+//             its own KV namespace, bound under the name `kv`. A step is {fetch: {url, method?, headers?, body?,
+//             cancelAfter?}}, {scheduled: {cron, scheduledTime}} or {queue: {queue, messages}}; bodies are base64.
+//             Tasks that a request leaves behind are waited for before the next step, or at the end if `overlapping`.
 // The result: {checks: {name: value}, runs: {name: {steps: [...], kv: [[name, value, metadata, expiration], ...]}}}.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -49,7 +50,14 @@ for (const [index, run] of plan.runs.entries()) {
   for (const step of run.steps) {
     cloudflare.ctx = new native.ExecutionContext();
     const call = (event, argument) => dispatch(run.main, event, argument, cloudflare.ctx, cloudflare.env);
-    steps.push(await native.take(step, call, cloudflare.ctx));
+    const took = await native.take(step, call, cloudflare.ctx);
+    if (!run.overlapping) {
+      await took.tasks;
+    }
+    steps.push(took);
+  }
+  for (const took of steps) {
+    took.tasks = await took.tasks;
   }
   results.runs[run.name] = { steps, sent: queue.sent, kv: await native.contents(namespace) };
 }
