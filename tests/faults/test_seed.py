@@ -115,6 +115,32 @@ def test_row_23_75_a_missing_variable_is_named(tmp_path: Path, given: dict[str, 
         assert second == f"  {needed} (because {name} is {why})"
 
 
+@pytest.mark.parametrize("role", ["gateway", "scheduler", "all"])
+@pytest.mark.parametrize("empty", [None, ""])
+def test_row_52_what_is_required_in_each_role(tmp_path: Path, role: str, empty: str | None) -> None:
+    needed = ["SUPABASE_KEY", "ED25519_SIGNING_KEY", "ANTHROPIC_API_KEY", "MNEMOM_LICENSE_JWT"]
+    given = {"SUPABASE_URL": "https://x.supabase.co", "ANALYSIS_MODE": "local", "LICENSE_MODE": "required"}
+    ran = _serve(tmp_path, SMOLTBOT_ROLE=role, **given, **({} if empty is None else dict.fromkeys(needed, empty)))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    lines = ran.stderr.splitlines()
+    missing = lines[1 : lines.index("Invalid environment variables:")]
+    assert [line.split()[0] for line in missing] == needed
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("role", ["gateway", "scheduler", "all"])
+def test_row_52_an_endpoint_of_postgresql(tmp_path: Path, role: str) -> None:
+    seed = "5c" * 32
+    rest = _serve(tmp_path, SMOLTBOT_ROLE=role, SUPABASE_URL="http://postgres:5432", SUPABASE_KEY="the-secret")
+    assert rest.returncode == 1
+    assert "set DATABASE_URL=postgresql://user:password@host:port/database instead" in rest.stderr
+    assert "the-secret" not in rest.stderr
+    wire = _serve(tmp_path, SMOLTBOT_ROLE=role, SUPABASE_URL="postgres://u:the-secret@@h/d", ED25519_SIGNING_KEY=seed)
+    assert (wire.returncode, wire.stderr) == (1, "")
+    assert "cannot start: this is not the URL of a PostgreSQL server" in wire.stdout
+    assert "the-secret" not in wire.stdout
+
+
 def test_row_28_curl_health(tmp_path: Path) -> None:
     curl = shutil.which("curl")
     assert curl is not None, "curl is missing: `make test` installs it"
