@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 
 from worker_compat import __version__
 
+from .records.arguments import identifier
+from .records.locations import checked_database, checked_project, database_problems, with_one_database
+
 if TYPE_CHECKING:
     from worker_compat.kv import KVNamespace
 
     from .admission.agents import AgentDirectory
     from .health import State
-    from .ports import RecordStore, Telemetry
+    from .ports import Crypto, RecordStore, Telemetry
 
 
 class EnvValidationError(Exception):
@@ -35,6 +38,8 @@ class EnvValidationError(Exception):
 
 
 Parse = Callable[[str], Any]
+
+_HEX = frozenset("0123456789abcdefABCDEF")
 
 
 def _whole(low: int, high: int) -> Parse:
@@ -116,9 +121,33 @@ def _json_file(text: str) -> str:
     return text
 
 
-def setting(default: Any, doc: str, parse: Parse = str, *, shown: str | None = None) -> Any:
-    """A field that is read from the variable of its name in upper case. ``shown`` is the default in the docs."""
-    return field(default=default, metadata={"doc": doc, "parse": parse, "shown": shown})
+def _seed(text: str) -> str:
+    if len(text) != 64 or not _HEX.issuperset(text):
+        raise ValueError("is not 64 hex digits, the 32 bytes of an Ed25519 seed")
+    return text.lower()
+
+
+def _token(text: str) -> str:
+    if not all("!" <= char <= "~" for char in text):
+        raise ValueError("has a character other than visible ASCII, which no header can carry")
+    return text
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    tokens = tuple(part.strip() for part in text.split(","))
+    if len(tokens) > 2 or not all(tokens):
+        raise ValueError("is not one value, or two separated by a comma")
+    return tuple(map(_token, tokens))
+
+
+def setting(default: Any, doc: str, parse: Parse = str, *, shown: str | None = None, secret: bool = False) -> Any:
+    """A field that is read from the variable of its name in upper case. ``shown`` is the default in the docs.
+
+    What is ``secret`` is in no repr and no error.
+    """
+    return field(
+        default=default, repr=not secret, metadata={"doc": doc, "parse": parse, "shown": shown, "secret": secret}
+    )
 
 
 DEFAULT_CARD: dict[str, Any] = {
@@ -137,15 +166,38 @@ class Env:
     host: str = setting("0.0.0.0", "bind address")
     port: int = setting(8787, "HTTP listen port", _whole(0, 65535))
     smoltbot_role: str = setting(
-        "all", "`gateway` (HTTP only), `scheduler` (cron only; HTTP answers health and metrics) or `all`",
+        "all", "`gateway` (HTTP only), `scheduler` (cron only; HTTP answers health, metrics and `/v1`) or `all`",
         _choice("gateway", "scheduler", "all"),
     )  # fmt: skip
     log_level: str = setting("info", "`debug`, `info`, `warn` or `error`; JSON lines on stdout", str.lower)
     data_dir: str = setting("./data", "embedded state: database, generated keys, admin token")
     database_url: str = setting(
-        "", "where records are kept: `sqlite:////absolute/path`", shown="`sqlite:///{DATA_DIR}/smoltbot.db`"
+        "", "where records are kept: `postgresql://user:password@host:port/database` or `sqlite:////absolute/path`",
+        checked_database, shown="`sqlite:///{DATA_DIR}/smoltbot.db`", secret=True,
+    )  # fmt: skip
+    supabase_url: str = setting(
+        "", "instead of `DATABASE_URL`: records in Supabase, over its REST API: `https://PROJECT.supabase.co`",
+        checked_project, secret=True,
+    )  # fmt: skip
+    supabase_key: str = setting("", "the secret (service_role) key of `SUPABASE_URL`", _token, secret=True)
+    db_pool_min: int = setting(1, "connections to PostgreSQL that a process opens at its start", _whole(0, 1000))
+    db_pool_max: int = setting(10, "connections to PostgreSQL that a process opens at most", _whole(1, 1000))
+    ed25519_signing_key: str = setting(
+        "", "seed of the key that signs records, 64 hex digits; required with PostgreSQL and Supabase",
+        _seed, shown="that of `DATA_DIR/signing.key`", secret=True,
+    )  # fmt: skip
+    ed25519_key_id: str = setting(
+        "", "the name under which that key is published", identifier, shown="`key-001`, or that in `signing.key`"
     )
-    kv_url: str = setting("memory://", "where the KV namespace is kept; `memory://` is for a single node")
+    public_base_url: str = setting(
+        "http://localhost:8787", "where others reach this gateway: URLs in certificates begin with it", _base_url
+    )
+    admin_token: tuple[str, ...] = setting(
+        (), "bearer token for writes to `/v1`; two separated by a comma while one replaces the other",
+        _tokens, shown="embedded: that of `DATA_DIR/admin.token`", secret=True,
+    )  # fmt: skip
+    read_token: str = setting("", "bearer token for reads of `/v1`; the admin token reads too", _token, secret=True)
+    kv_url: str = setting("memory://", "where the KV namespace is kept; `memory://` is for a single node", secret=True)
     redis_required: bool = setting(
         False,
         "`true`: unready while the KV store is out of reach; requests go on in either case",
@@ -190,6 +242,7 @@ class Env:
     drain_timeout_s: float = setting(10.0, "time for background work after the streams ended", _seconds)
 
     records: RecordStore = field(kw_only=True, metadata={"binding": "the database's functions"})
+    crypto: Crypto = field(kw_only=True, metadata={"binding": "the key that signs records"})
     telemetry: Telemetry = field(kw_only=True, metadata={"binding": "takes the gateway's events"})
     agents: AgentDirectory = field(kw_only=True, metadata={"binding": "the agents this process knows"})
     state: State = field(kw_only=True, metadata={"binding": "where the process is in its life"})
@@ -229,15 +282,16 @@ def _shown(text: str) -> str:
     return "" if "://" in text else f"{text[:60]!r} "
 
 
-def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def read_variables(environ: Mapping[str, str], *, signs: bool = True) -> tuple[dict[str, Any], list[str]]:
     """Values for :class:`Env` by field name, and warnings; :class:`EnvValidationError` lists every problem.
 
-    An empty text counts as unset, because deployments pass ``""`` for optional variables.
+    An empty text counts as unset, because deployments pass ``""`` for optional variables. A process that ``signs``
+    nothing, as one that migrates, does without the key.
     """
-    given = {name: text.strip() for name, text in environ.items() if text.strip()}
+    given = with_one_database({name: text.strip() for name, text in environ.items() if text.strip()})
     values: dict[str, Any] = {}
     warnings: list[str] = []
-    missing, invalid = _combinations(given)
+    missing, invalid = _combinations(given, signs)
     for entry in variables():
         name = entry.name.upper()
         text = given.get(name)
@@ -247,10 +301,14 @@ def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str
         try:
             values[entry.name] = entry.metadata["parse"](text)
         except ValueError as error:
-            invalid.append(f"{name}: {_shown(text)}{error}")
+            invalid.append(f"{name}: {'' if entry.metadata.get('secret') else _shown(text)}{error}")
+    if values.get("db_pool_min", 0) > values.get("db_pool_max", 1000):
+        invalid.append("DB_POOL_MIN: is more than DB_POOL_MAX")
     if values.get("log_level") not in ("debug", "info", "warn", "error"):
         warnings.append(f"LOG_LEVEL {values.get('log_level')!r} is not debug, info, warn or error; using info")
         values["log_level"] = "info"
+    if "SUPABASE_KEY" in given and "SUPABASE_URL" not in given:
+        warnings.append("SUPABASE_KEY is set, but has no effect without SUPABASE_URL")
     warnings += [f"{name} is set, but has no effect in this version" for name in sorted(LATER & set(given))]
     if missing or invalid:
         raise EnvValidationError(missing, invalid)
@@ -261,10 +319,9 @@ _LATER = """
     ANTHROPIC_API_KEY OPENAI_API_KEY GEMINI_API_KEY MNEMOM_LICENSE_JWT LICENSE_PUBLIC_KEY
     MNEMOM_ANALYZE_URL MNEMOM_API_KEY ANALYSIS_MODE ANALYSIS_MODEL ANALYSIS_BASE_URL ANALYSIS_TIMEOUT_MS
     THINKING_BUDGET OTLP_ENDPOINT OTLP_AUTH PROVER_URL PROVER_API_KEY HEARTBEAT_URL DEPLOYMENT_ID
-    READ_TOKEN PUBLIC_BASE_URL OBSERVER_STORE_BODIES OBSERVER_RETENTION_HOURS OBSERVER_BATCH
+    OBSERVER_STORE_BODIES OBSERVER_RETENTION_HOURS OBSERVER_BATCH
     OBSERVER_MAX_ATTEMPTS DRIFT_SIMILARITY_THRESHOLD MAX_CAPTURE_BYTES EXCHANGE_DURABILITY
-    GATE_MAX_WAIT_MS GATE_MAX_BYTES DB_POOL_MIN DB_POOL_MAX WEBHOOK_ALLOW_PRIVATE
-    ED25519_SIGNING_KEY ED25519_KEY_ID QUEUE_ENCRYPTION_KEY ADMIN_TOKEN
+    GATE_MAX_WAIT_MS GATE_MAX_BYTES WEBHOOK_ALLOW_PRIVATE QUEUE_ENCRYPTION_KEY
 """
 LATER = frozenset(_LATER.split())
 """Variables of later versions that are safe to ignore."""
@@ -283,22 +340,19 @@ _CHOICES = {
     "BILLING_ENFORCEMENT_ENABLED": ("true", "false"),
     "ANALYSIS_MODE": ("auto", "local", "hybrid", "off"),
 }
-_REFUSED = ("SUPABASE_URL", "QUEUE_URL", "CF_AI_GATEWAY_URL")
-_NEEDS = {
-    "MNEMOM_ANALYZE_URL": "MNEMOM_API_KEY",
-    "SUPABASE_URL": "SUPABASE_KEY",
-}
+_REFUSED = ("QUEUE_URL", "CF_AI_GATEWAY_URL")
 
 
-def _combinations(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def _combinations(given: Mapping[str, str], signs: bool) -> tuple[list[str], list[str]]:
     """Problems that no single variable shows: what another one requires, and what this version must not ignore."""
-    missing = [f"{needed} (because {name} is set)" for name, needed in _NEEDS.items()
-               if name in given and needed not in given]  # fmt: skip
+    missing, invalid = database_problems(given, signs=signs)
+    if "MNEMOM_ANALYZE_URL" in given and "MNEMOM_API_KEY" not in given:
+        missing.append("MNEMOM_API_KEY (because MNEMOM_ANALYZE_URL is set)")
     if given.get("ANALYSIS_MODE", "").lower() == "local" and "ANTHROPIC_API_KEY" not in given:
         missing.append("ANTHROPIC_API_KEY (because ANALYSIS_MODE is local)")
     if given.get("LICENSE_MODE", "").lower() == "required" and "MNEMOM_LICENSE_JWT" not in given:
         missing.append("MNEMOM_LICENSE_JWT (because LICENSE_MODE is required)")
-    invalid = [
+    invalid += [
         f"{name}: this version has no {what} yet and must not pretend to; unset it"
         for name, (value, what) in _REFUSED_VALUES.items()
         if given.get(name, "").lower() == value

@@ -12,6 +12,7 @@ from worker_compat.request import Request
 from worker_compat.response import Response
 
 from . import answers, health
+from .api import routes
 from .env import Env
 from .events import RequestAnswered
 from .relay import proxy
@@ -21,7 +22,7 @@ from .relay.proxy import Route
 log = logging.getLogger("smoltbot")
 
 _ROUTES = "This gateway handles /health, /anthropic/*, /openai/*, and /gemini/* endpoints"
-_NO_PROXY = "This process has SMOLTBOT_ROLE=scheduler and serves /health/* and /metrics only"
+_NO_PROXY = "This process has SMOLTBOT_ROLE=scheduler and serves /health/*, /metrics and /v1/* only"
 
 
 class Default(WorkerEntrypoint):
@@ -47,15 +48,22 @@ class Default(WorkerEntrypoint):
         target = request.target
         if request.method == "OPTIONS":
             origin = request.headers.get("origin")
-            return self._finish(request, request_id, answers.preflight(env.cors_allow_origins, origin))
+            return self._finish(request, request_id, answers.preflight(self._origins(target), origin))
         route = find_route(target)
         if route is not None and env.relays:
             return await proxy.handle(request, env, self.ctx, route, request_id)
         response = await self._own(request, target.partition("?")[0])
         return self._finish(request, request_id, response)
 
+    def _origins(self, target: str) -> tuple[str, ...]:
+        """The origins that browsers may call a target from: below /v1 never all, only those that are configured."""
+        allowed = self.env.cors_allow_origins
+        return () if allowed == ("*",) and routes.is_below(target.partition("?")[0]) else allowed
+
     async def _own(self, request: Request, path: str) -> Response:
         env = self.env
+        if routes.is_below(path):
+            return await routes.answer(env, request, path)
         if path in ("/health", "/health/"):
             return health.summary(env)
         if request.method in ("GET", "HEAD"):
@@ -77,7 +85,7 @@ class Default(WorkerEntrypoint):
         env = self.env
         lines = list(response.headers.raw)
         if not answers.has_cors(lines):
-            lines += answers.cors(env.cors_allow_origins, request.headers.get("origin"))
+            lines += answers.cors(self._origins(request.target), request.headers.get("origin"))
         lines.append((b"x-smoltbot-request-id", request_id.encode()))
         if not counted:
             path = request.target.partition("?")[0]

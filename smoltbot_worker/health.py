@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from worker_compat.errors import StoreUnavailable
+from worker_compat.errors import KVError, StoreUnavailable
 from worker_compat.response import Response
 
 from . import records
@@ -86,7 +86,7 @@ async def _check_kv(env: Env) -> dict[str, Any]:
     try:
         async with asyncio.timeout(CHECK_LIMIT_S):
             await env.kv_primary.get("health:probe")
-    except (StoreUnavailable, TimeoutError):
+    except (StoreUnavailable, KVError, TimeoutError):  # inside Cloudflare an outage is an error of the binding
         return {"ok": False, "status": "unavailable", "fallback": "memory", "error": "kv_unreachable"}
     return {"ok": True, "status": "ok", "latencyMs": _ms(started)}
 
@@ -106,7 +106,8 @@ async def _check_records(env: Env) -> dict[str, Any]:
     if env.agents.stuck:
         return {"ok": False, "status": "unavailable", "error": "database_not_writable"}
     env.state.database_seen = True
-    env.agents.mark(True)
+    if env.state.started:  # until then what answers may be the schema of an older version
+        env.agents.mark(True)
     return {"ok": True, "status": "ok", "schema": found.get("schema"), "latencyMs": _ms(started)}
 
 

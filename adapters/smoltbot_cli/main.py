@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import TypeVar
 
 import click
 
 from worker_compat import __version__
 
+from .evidence import export, head
+from .explained import explained
+from .signing_keys import signing_keys
 from .verify import verify
-
-T = TypeVar("T")
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -49,18 +48,28 @@ def serve(host: str | None, port: int | None, role: str | None) -> None:
 
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Only list what would be applied.")
-@click.option("--wait", "wait_s", type=float, default=30.0, show_default=True, help="Seconds to wait for the database.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, 86_400),
+    default=35.0,
+    show_default=True,
+    help="Seconds to wait for the database; one that comes up 30 s late is still met.",
+)
 def migrate(dry_run: bool, wait_s: float) -> None:
     """Bring the database's schema up to date. Safe to run twice, and twice at once."""
     from smoltbot_host.migrate import migrate as run
 
-    names = _explained(lambda: run(os.environ, dry_run=dry_run, wait_s=wait_s))
+    names = explained(lambda: run(os.environ, dry_run=dry_run, wait_s=wait_s))
     for name in names:
         click.echo(f"{'would apply' if dry_run else 'applied'} {name}")
     if not names:
         click.echo("nothing to apply")
 
 
+main.add_command(signing_keys)
+main.add_command(export)
+main.add_command(head)
 main.add_command(verify)
 
 
@@ -76,15 +85,3 @@ def doctor(network: bool) -> None:
             f"{click.style(finding.level.ljust(8), fg=_COLOURS[finding.level])}{finding.subject}: {finding.text}"
         )
     sys.exit(1 if any(finding.level == "error" for finding in findings) else 0)
-
-
-def _explained(run: Callable[[], T]) -> T:
-    """Run; what an operator can mend ends with one message and exit code 1, without a traceback."""
-    from smoltbot_worker.env import EnvValidationError
-    from worker_compat.errors import ConfigError, StoreUnavailable
-
-    try:
-        return run()
-    except (EnvValidationError, ConfigError, StoreUnavailable) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)

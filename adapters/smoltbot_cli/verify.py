@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ Report: TypeAlias = Any
 
 _HEX = frozenset("0123456789abcdefABCDEF")
 _SHOWN = 50
+_MOST, _PIECE = 1 << 30, 1 << 20
+"""The largest file in bytes: its values take several times as much memory."""
 _BY_STATUS = {
     0: "valid",
     1: "NOT VALID",
@@ -92,7 +95,10 @@ def _keyring(keys_file: str | None, key_hex: str | None) -> Keyring:
     listed = document.get("keys") if isinstance(document, dict) else document
     if not isinstance(listed, list) or not listed:
         raise ValueError('it should be {"keys": [{"key_id", "public_key"}, ...]}')
-    return checks.Keyring(pinned=dict(_listed(key) for key in listed))
+    pinned = dict(_listed(key) for key in listed)
+    if len(pinned) < len(listed):
+        raise ValueError("the same key_id is there twice: which of the two is meant?")
+    return checks.Keyring(pinned=pinned)
 
 
 def _listed(key: Any) -> tuple[str, str]:
@@ -118,11 +124,28 @@ def _document(file: str) -> Any:
     from smoltbot_worker.attestation.verify import Unreadable, read_document
 
     try:
-        return read_document(Path(file).read_text("utf-8"))
+        return read_document(_content(file).decode())
     except OSError as error:
         raise Unreadable(f"it cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise Unreadable("it is not UTF-8") from None
+    except MemoryError:
+        raise Unreadable("there is not enough memory to read it") from None
+
+
+def _content(file: str) -> bytes:
+    """The bytes of a file or a pipe; ``Unreadable`` beyond the limit, before they fill the memory."""
+    from smoltbot_worker.attestation.verify import Unreadable
+
+    data = bytearray()
+    with Path(file).open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        while size <= _MOST and (piece := stream.read(_PIECE)):
+            data += piece
+            size = max(size, len(data))
+    if size > _MOST:
+        raise Unreadable(f"it is larger than {_MOST >> 20} MiB")
+    return bytes(data)
 
 
 def _given(status: int, what: str, read: Callable[[], T]) -> T:

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from worker_compat.errors import ConfigError
 
+from . import key_file
+
 DEFAULT_KEY_ID = "key-001"
 
 _SEED = re.compile(r"[0-9a-fA-F]{64}")
@@ -49,24 +51,17 @@ class HostCrypto:
 def load_crypto(signing_key: str, key_id: str, data_dir: str) -> HostCrypto:
     """The key of ``ED25519_SIGNING_KEY`` (64 hex), or that of the file ``signing.key`` where it is empty.
 
-    ``ConfigError`` says what is wrong with it, without a digit of it.
+    ``key_id`` is ``ED25519_KEY_ID``, or empty. ``ConfigError`` says what is wrong with the key, without a digit of it.
     """
     if signing_key:
-        return _from_text(signing_key, key_id, "ED25519_SIGNING_KEY")
-    file = Path(data_dir) / "signing.key"
-    try:
-        text = file.read_text("ascii", errors="replace").strip()
-    except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be read ({error.strerror}); set ED25519_SIGNING_KEY, or let this user read the file"
-        ) from error
-    return _from_text(text, key_id, str(file))
-
-
-def _from_text(text: str, key_id: str, source: str) -> HostCrypto:
-    if not _SEED.fullmatch(text):
-        raise ConfigError(f"{source} must be 64 hex digits, the 32 bytes of an Ed25519 seed")
-    return HostCrypto(bytes.fromhex(text), key_id or DEFAULT_KEY_ID)
+        if not _SEED.fullmatch(signing_key):
+            raise ConfigError("ED25519_SIGNING_KEY must be 64 hex digits, the 32 bytes of an Ed25519 seed")
+        return HostCrypto(bytes.fromhex(signing_key), key_id or DEFAULT_KEY_ID)
+    file = Path(data_dir) / key_file.NAME
+    stored = key_file.read(file)
+    if key_id and stored.key_id and key_id != stored.key_id:
+        raise ConfigError(f"ED25519_KEY_ID is {key_id}, but the key in {file} is {stored.key_id}: unset ED25519_KEY_ID")
+    return HostCrypto(stored.seed, stored.key_id or key_id or DEFAULT_KEY_ID)
 
 
 @lru_cache(maxsize=256)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from worker_compat.errors import ConfigError
 
+from . import key_file
+
+ADMIN_TOKEN = "admin.token"
+
 GENERATED: dict[str, Callable[[], str]] = {
-    "signing.key": lambda: secrets.token_hex(32),
+    key_file.NAME: lambda: key_file.text_of(key_file.StoredKey(key_file.new_seed())),
     "queue.key": lambda: secrets.token_hex(32),
-    "admin.token": lambda: secrets.token_urlsafe(32),
+    ADMIN_TOKEN: lambda: secrets.token_urlsafe(32),
 }
 """Files made on first start, mode 0600: Ed25519 seed and AES-256 key as 64 hex, and the admin's bearer token."""
+
+_SHAPES = {"queue.key": r"[0-9a-fA-F]{64}", ADMIN_TOKEN: r"[!-~]{16,}"}
 
 
 def prepare(path: str) -> list[str]:
@@ -27,9 +33,10 @@ def prepare(path: str) -> list[str]:
     folder = Path(path)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = [name for name, make in GENERATED.items() if _create(folder / name, make())]
-        for name in GENERATED:
-            _check(folder / name)
+        made = [name for name, make in GENERATED.items() if key_file.create(folder / name, make())]
+        key_file.read(folder / key_file.NAME)
+        for name in _SHAPES:
+            _content(folder / name)
         return made
     except OSError as error:
         raise ConfigError(
@@ -37,30 +44,30 @@ def prepare(path: str) -> list[str]:
         ) from error
 
 
-def _check(file: Path) -> None:
-    shape = r"[0-9a-fA-F]{64}" if file.suffix == ".key" else r"\S{16,}"
-    if not re.fullmatch(shape, file.read_text(errors="replace").strip()):
+def check(path: str) -> None:
+    """Look at the files that are there, but for the signing key; ``ConfigError`` names one that cannot be used."""
+    for name in _SHAPES:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            _content(Path(path) / name)
+
+
+def admin_token(path: str) -> str:
+    """The token in the folder, which :func:`prepare` has made."""
+    return _content(Path(path) / ADMIN_TOKEN)
+
+
+def _content(file: Path) -> str:
+    try:
+        text = file.read_text(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read ({error.strerror}): let this user read it, or restore it from a backup"
+        ) from error
+    if not re.fullmatch(_SHAPES[file.name], text):
         raise ConfigError(
             f"{file} is damaged; restore it from a backup, or move it away to have a new one made "
-            "(what the old key signed or sealed needs the old key)"
+            "(what the old key sealed needs the old key)"
         )
-
-
-def _create(file: Path, text: str) -> bool:
-    """Write a new file that only its owner can read; False when it exists. Whole or not at all."""
-    if file.exists():
-        return False
-    # Not named by the process: in a container that is always the same, and what a crash left would be in the way.
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode() + b"\n")
-            stream.flush()
-            os.fsync(descriptor)
-        os.link(draft, file)  # fails where another process was faster, and then its file counts
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
-    return True
+    return text

@@ -15,8 +15,9 @@ from smoltbot_worker.env import EnvValidationError, read_variables
 from smoltbot_worker.ports import RecordsUnavailable
 from worker_compat import registry
 from worker_compat.errors import ConfigError, StoreUnavailable
+from worker_compat_sqlite import database_path
 
-from . import records, settings
+from . import data_dir, records, settings, signing_keys
 
 
 @dataclass(slots=True)
@@ -36,9 +37,11 @@ def examine(environ: Mapping[str, str], *, network: bool) -> list[Finding]:
         return [Finding("error", "environment", str(error))]
     findings = [Finding("ok", "environment", f"role {values['smoltbot_role']}")]
     findings += [Finding("warning", "environment", warning) for warning in warnings]
-    findings.append(_folder(values["data_dir"]))
+    if records.is_embedded(records.database_url(values)):
+        findings.append(_folder(values["data_dir"]))
     findings.append(_port(values["host"], values["port"]))
     findings.append(asyncio.run(_database(values)))
+    findings.append(asyncio.run(_signing_key(values, findings[-1].level == "ok")))
     findings.append(asyncio.run(_kv(values["kv_url"])))
     if network:
         findings += _providers(values)
@@ -46,13 +49,20 @@ def examine(environ: Mapping[str, str], *, network: bool) -> list[Finding]:
 
 
 def _folder(path: str) -> Finding:
-    folder = Path(path)
-    nearest = folder
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    folder = nearest = Path(path)
+    try:
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        usable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    if not usable:
         return Finding("error", "DATA_DIR", f"{path} cannot be written; point DATA_DIR at a folder of this user")
-    return Finding("ok", "DATA_DIR", str(folder.resolve()) + ("" if folder.exists() else " (will be made)"))
+    try:
+        data_dir.check(path)
+    except ConfigError as error:
+        return Finding("error", "DATA_DIR", str(error))
+    return Finding("ok", "DATA_DIR", str(folder.resolve()) + ("" if nearest == folder else " (will be made)"))
 
 
 def _port(host: str, port: int) -> Finding:
@@ -68,18 +78,37 @@ def _port(host: str, port: int) -> Finding:
 
 async def _database(values: dict[str, Any]) -> Finding:
     url = records.database_url(values)
-    shown = url.partition("@")[2] or url
+    subject = "SUPABASE_URL" if values["supabase_url"] else "DATABASE_URL"
+    shown = (url.partition("@")[2] or url).partition("?")[0]
     try:
-        adapter = records.adapter(url)
-        todo = await adapter.migrate(url, records.schema_dir(url), dry_run=True, wait_s=2.0)
-        if todo:
-            remedy = "serve will apply them" if records.is_embedded(url) else "run `smoltbot migrate`"
-            return Finding("warning", "DATABASE_URL", f"{shown}: {len(todo)} migrations to apply; {remedy}")
-        async with adapter.open_records(url) as store:
-            await store.call("ping", {})
+        if records.is_embedded(url):
+            todo = await records.adapter(url).migrate(url, records.schema_dir(url), dry_run=True, wait_s=2.0)
+            if todo:
+                return Finding("warning", subject, f"{shown}: {len(todo)} migrations to apply; serve will apply them")
+        async with records.opened(values) as store:
+            await records.check_schema(store, url)
+        if records.is_embedded(url) and not os.access(file := database_path(url), os.W_OK):
+            return Finding("error", subject, f"{file} is read-only; let this user write it")
     except (ConfigError, StoreUnavailable, RecordsUnavailable) as error:
-        return Finding("error", "DATABASE_URL", str(error))
-    return Finding("ok", "DATABASE_URL", f"{shown}: schema is up to date")
+        return Finding("error", subject, records.reason(error))
+    return Finding("ok", subject, f"{shown}: schema is up to date")
+
+
+async def _signing_key(values: dict[str, Any], compare: bool) -> Finding:
+    """Whether these settings have a key, and ``compare`` it with the one that is active."""
+    subject = "signing key"
+    try:
+        key = signing_keys.own(values)
+        if key is None:
+            return Finding("ok", subject, "will be made")
+        if not compare:
+            return Finding("ok", subject, f"{key.key_id}, not compared with the database")
+        rows = await signing_keys.registered(values)
+    except (ConfigError, StoreUnavailable) as error:
+        return Finding("error", subject, str(error))
+    if rows and not any(row["in_use"] and row["is_active"] for row in rows):
+        return Finding("error", subject, f"{key.key_id} is not the active key; {signing_keys.remedy(values)}")
+    return Finding("ok", subject, key.key_id)
 
 
 async def _kv(url: str) -> Finding:

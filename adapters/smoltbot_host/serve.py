@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from smoltbot_worker.env import Env, EnvValidationError, read_variables
+from smoltbot_worker.env import EnvValidationError, read_variables
 from smoltbot_worker.gateway import Default
 from smoltbot_worker.ports import RecordsUnavailable
 from worker_compat.errors import ConfigError, StoreUnavailable
 
-from . import data_dir, logs, records, schedule, settings
+from . import data_dir, logs, records, schedule, settings, signing_keys
 from .wiring import Wiring, wire
 
 log = logging.getLogger("smoltbot")
@@ -30,7 +30,8 @@ def serve(environ: Mapping[str, str]) -> int:
     """Run until a signal; the exit code. Wrong settings are printed, all at once, and end with 1."""
     try:
         values, warnings = read_variables(settings.load(environ))
-        made = data_dir.prepare(values["data_dir"])
+        embedded = records.is_embedded(records.database_url(values))
+        made = data_dir.prepare(values["data_dir"]) if embedded else []
     except (EnvValidationError, ConfigError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
@@ -65,7 +66,7 @@ async def _run(values: dict[str, Any], writer: logs.LogWriter) -> int:
             return _cannot_listen(serving.exception(), values)
         address = "{}:{}".format(*wiring.host.addresses[0])
         log.info("listening on http://%s as %s", address, wiring.env.smoltbot_role)
-        chores = [asyncio.create_task(_prepare_records(wiring.env, values))]
+        chores = [asyncio.create_task(_prepare_records(wiring, values))]
         if wiring.env.schedules:
             chores.append(asyncio.create_task(schedule.run(wiring.runtime, wiring.env)))
         await _until_stopped(stop, serving, chores[0])
@@ -85,18 +86,27 @@ async def _until_stopped(stop: asyncio.Event, serving: asyncio.Task[None], prepa
     stopped.cancel()
 
 
-async def _prepare_records(env: Env, values: dict[str, Any]) -> None:
-    """Bring the schema up to date and prove the database; meanwhile requests pass as DB_FAILURE_MODE says."""
-    url = records.database_url(values)
-    adapter = records.adapter(url)
+async def _prepare_records(wiring: Wiring, values: dict[str, Any]) -> None:
+    """Bring the schema up to date, prove the database and take up the key; meanwhile DB_FAILURE_MODE says what passes.
+
+    Returns when all is well; raises ``ConfigError`` for what no waiting mends.
+    """
+    env, url = wiring.env, records.database_url(values)
+    told = ""
     while True:
         try:
             if records.is_embedded(url):
-                for name in await adapter.migrate(url, records.schema_dir(url), wait_s=_RETRY_S):
+                for name in await records.adapter(url).migrate(url, records.schema_dir(url), wait_s=_RETRY_S):
                     log.info("applied migration %s", name)
-            await env.records.call("ping", {})
+            await records.check_schema(env.records, url)
+            await signing_keys.use(env.records, wiring.crypto, values)
         except (StoreUnavailable, RecordsUnavailable) as error:
-            env.agents.mark(False, str(error))
+            reason = records.reason(error)
+            if env.agents.available:
+                env.agents.mark(False, reason)
+            elif reason != told:
+                log.error("the database is still unavailable: %s", reason)
+            told = reason
             await asyncio.sleep(_RETRY_S)
             continue
         env.state.database_seen = env.state.started = True

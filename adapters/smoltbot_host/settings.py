@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from smoltbot_worker.env import LATER, EnvValidationError, read_variables, variables
 
 _ALIASES = {"REDIS_URL": "KV_URL"}
-_FURTHER = frozenset(("REDIS_URL", "SUPABASE_URL", "SUPABASE_KEY", "QUEUE_URL", "CF_AI_GATEWAY_URL", "LICENSE_MODE",
+_FURTHER = frozenset(("REDIS_URL", "QUEUE_URL", "CF_AI_GATEWAY_URL", "LICENSE_MODE",
                       "AIP_FAILURE_POLICY", "THINKING_INJECTION", "BILLING_ENFORCEMENT_ENABLED"))  # fmt: skip
 
 
@@ -21,10 +21,11 @@ def known_names() -> frozenset[str]:
     return frozenset(entry.name.upper() for entry in variables()) | LATER | _FURTHER
 
 
-def load(environ: Mapping[str, str]) -> dict[str, str]:
+def load(environ: Mapping[str, str], *, signs: bool = True) -> dict[str, str]:
     """The texts of all settings: the environment over ``*_FILE`` over the file of ``SMOLTBOT_CONFIG``.
 
-    Raises :class:`EnvValidationError` for a file that cannot be read and for a name in it that nobody knows.
+    ``signs`` is as for :func:`smoltbot_worker.env.read_variables`. Raises :class:`EnvValidationError` for a file that
+    cannot be read and for a name in it that nobody knows.
     """
     known = known_names()
     problems: list[str] = []
@@ -44,16 +45,16 @@ def load(environ: Mapping[str, str]) -> dict[str, str]:
         if old in texts and new not in texts:
             texts[new] = texts[old]
     if problems:
-        _raise_all(texts, problems)
+        _raise_all(texts, problems, signs)
     return texts
 
 
-def _raise_all(texts: dict[str, str], problems: list[str]) -> NoReturn:
+def _raise_all(texts: dict[str, str], problems: list[str], signs: bool) -> NoReturn:
     """Raise what could not be read together with what is wrong with the rest: all problems at once."""
     unread = {problem.partition("_FILE:")[0] for problem in problems}
     missing: list[str] = []
     try:
-        read_variables(texts)
+        read_variables(texts, signs=signs)
     except EnvValidationError as error:
         missing = [line for line in error.missing if line.partition(" ")[0] not in unread]
         problems = problems + error.invalid

@@ -37,7 +37,8 @@ _WORDS = frozenset(
     responses embeddings files content images generations edits variations audio speech transcriptions
     translations moderations fine_tuning jobs assistants threads runs vector_stores uploads realtime sessions
     organization input_items cachedContents tunedModels upload health live ready startup metrics models.json agent
-    anthropic openai gemini""".split()
+    anthropic openai gemini agents checkpoints keys head export certificate merkle-root inclusion-proof
+    verify""".split()
 )
 
 _ACTIONS = frozenset(

@@ -18,7 +18,8 @@ from worker_compat.response import Response
 from worker_compat.runtime import Runtime
 from worker_compat_aiohttp import AiohttpHost, open_fetcher, open_host
 
-from . import records
+from . import data_dir, records
+from .crypto import HostCrypto, load_crypto
 from .kv import open_kv
 from .logs import LogWriter
 from .telemetry import PrometheusTelemetry
@@ -33,6 +34,7 @@ class Wiring:
     env: Env
     runtime: Runtime
     host: AiohttpHost
+    crypto: HostCrypto
 
 
 @asynccontextmanager
@@ -40,8 +42,8 @@ async def wire(values: dict[str, Any], logs: LogWriter | None) -> AsyncIterator[
     """Open what the settings name; closed in reverse order at the end."""
     async with AsyncExitStack() as stack:
         telemetry = PrometheusTelemetry(logs, values["log_level"])
-        url = records.database_url(values)
-        store = await stack.enter_async_context(records.adapter(url).open_records(url))
+        crypto = load_crypto(values["ed25519_signing_key"], values["ed25519_key_id"], values["data_dir"])
+        store = await stack.enter_async_context(records.opened(values))
         kv = await stack.enter_async_context(open_kv(values["kv_url"], telemetry))
         fetcher = await stack.enter_async_context(
             open_fetcher(
@@ -62,8 +64,9 @@ async def wire(values: dict[str, Any], logs: LogWriter | None) -> AsyncIterator[
         runtime = Runtime(fetcher)
         runtime.background.on_done = telemetry.background_done
         env = Env(
-            **values,
+            **_for_the_handler(values, crypto),
             records=store,
+            crypto=crypto,
             telemetry=telemetry,
             agents=AgentDirectory(store, telemetry, card=values["default_card"]),
             state=State(),
@@ -71,11 +74,23 @@ async def wire(values: dict[str, Any], logs: LogWriter | None) -> AsyncIterator[
             kv_primary=KVNamespace(kv.primary),
             metrics_page=telemetry.page,
         )
-        telemetry.gauge("gateway_connections", "Open client connections", lambda: host.connections)
-        telemetry.gauge("gateway_requests_in_flight", "Requests being answered", lambda: host.in_flight)
-        telemetry.gauge("gateway_held_bytes", "Bytes held for slow peers", lambda: host.held)
-        telemetry.gauge("gateway_background_tasks_running", "Background tasks running", lambda: len(runtime.background))
-        yield Wiring(env, runtime, host)
+        _watch(telemetry, host, runtime)
+        yield Wiring(env, runtime, host, crypto)
+
+
+def _watch(telemetry: PrometheusTelemetry, host: AiohttpHost, runtime: Runtime) -> None:
+    telemetry.gauge("gateway_connections", "Open client connections", lambda: host.connections)
+    telemetry.gauge("gateway_requests_in_flight", "Requests being answered", lambda: host.in_flight)
+    telemetry.gauge("gateway_held_bytes", "Bytes held for slow peers", lambda: host.held)
+    telemetry.gauge("gateway_background_tasks_running", "Background tasks running", lambda: len(runtime.background))
+
+
+def _for_the_handler(values: dict[str, Any], crypto: HostCrypto) -> dict[str, Any]:
+    """The settings with the admin's token from DATA_DIR where that counts, and without the key: it stays here."""
+    token = values["admin_token"]
+    if not token and records.is_embedded(records.database_url(values)):
+        token = (data_dir.admin_token(values["data_dir"]),)
+    return {**values, "admin_token": token, "ed25519_signing_key": "", "ed25519_key_id": crypto.key_id}
 
 
 def _refuse(status: int, sentence: str) -> Response:

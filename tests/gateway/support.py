@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from smoltbot_host.crypto import HostCrypto
 from smoltbot_worker.admission.agents import AgentDirectory
 from smoltbot_worker.env import Env, read_variables
 from smoltbot_worker.events import Event
@@ -139,6 +140,7 @@ class Gateway:
         self.env = Env(
             **values,
             records=self.records,
+            crypto=HostCrypto(bytes(32)),
             telemetry=self.telemetry,
             agents=self.agents,
             state=self.state,

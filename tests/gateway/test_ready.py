@@ -11,7 +11,7 @@ import pytest
 from smoltbot_worker import health
 from smoltbot_worker.events import RecordsChanged
 from smoltbot_worker.ports import RecordsUnavailable
-from worker_compat.errors import StoreUnavailable
+from worker_compat.errors import KVError, StoreUnavailable
 from worker_compat.kv import KVNamespace
 from worker_compat.memory import MemoryKVStore
 from worker_compat.ports import KVEntry
@@ -135,8 +135,9 @@ async def test_what_readiness_finds_out_the_relay_knows() -> None:
     assert (await gateway.message()).get("x-aip-reason") == "no-analysis-configured"
 
 
-async def test_a_broken_kv_is_a_degradation() -> None:
-    status, body = await ready(with_kv(BrokenKV(StoreUnavailable("secret detail"))))
+@pytest.mark.parametrize("error", [StoreUnavailable("secret detail"), KVError("Error", "KV GET failed: 503 secret")])
+async def test_a_broken_kv_is_a_degradation(error: Exception) -> None:
+    status, body = await ready(with_kv(BrokenKV(error)))
     assert (status, body["status"]) == (200, "degraded")
     assert body["checks"]["redis"] == {
         "ok": False, "status": "unavailable", "fallback": "memory", "error": "kv_unreachable",

@@ -25,10 +25,15 @@ COMMANDS = {
     "serve": ["--host", "--port", "--role"],
     "migrate": ["--dry-run", "--wait"],
     "doctor": ["--network"],
+    "signing-keys": [],
     "verify": ["--keys", "--key", "--head"],
+    "head": ["--agent", "--gateway", "--token"],
+    "export": ["--agent", "-o", "--gateway", "--token"],
 }
 ENTRY_POINTS = [[sys.executable, "-m", "smoltbot_cli"], [str(Path(sys.executable).with_name("smoltbot"))]]
-MIGRATIONS = ["0001_agents_and_cards.sql"]
+GROUPS = {"signing-keys": ["generate", "list", "rotate"]}
+SCHEMA = Path(__file__).parents[2] / "schema" / "sqlite"
+MIGRATIONS = sorted(file.name for file in SCHEMA.glob("*.sql"))
 
 
 @pytest.fixture
@@ -75,6 +80,8 @@ class TestHelp:
         result = invoke({}, command, flag)
         assert result.exit_code == 0
         assert result.output.startswith(f"Usage: main {command} [OPTIONS]")
+        if command in GROUPS:
+            assert set(re.findall(r"^  ([a-z]+) +\S", result.output, re.MULTILINE)) == set(GROUPS[command])
         for option in COMMANDS[command]:
             assert re.search(rf"^ +{option}\b.* \S", result.output, re.MULTILINE), option
 
@@ -107,7 +114,7 @@ class TestServe:
     @pytest.mark.parametrize("as_process", [True, False])
     def test_wrong_settings_are_all_named(self, environ: dict[str, str], tmp_path: Path, as_process: bool) -> None:
         wrong = {
-            **environ, "PORT": "http", "SMOLTBOT_ROLE": "observer", "SUPABASE_URL": "https://x",
+            **environ, "PORT": "http", "SMOLTBOT_ROLE": "observer", "SUPABASE_URL": "http://x:5432",
             "MNEMOM_ANALYZE_URL": "https://x", "LICENSE_MODE": "required", "ANALYSIS_MODE": "local",
             "ADMIN_TOKEN_FILE": "/nowhere", "READ_TOKEN": "the-secret",
         }  # fmt: skip
@@ -121,7 +128,13 @@ class TestServe:
         assert code == 1
         lines = text.splitlines()
         assert lines[0] == "EnvValidationError: Missing required environment variables:"
-        for name in ("SUPABASE_KEY", "MNEMOM_API_KEY", "MNEMOM_LICENSE_JWT", "ANTHROPIC_API_KEY"):
+        for name in (
+            "SUPABASE_KEY",
+            "ED25519_SIGNING_KEY",
+            "MNEMOM_API_KEY",
+            "MNEMOM_LICENSE_JWT",
+            "ANTHROPIC_API_KEY",
+        ):
             assert any(line.startswith(f"  {name} (because ") for line in lines), name
         assert "Invalid environment variables:" in lines
         for name in ("PORT", "SMOLTBOT_ROLE", "SUPABASE_URL", "LICENSE_MODE", "ADMIN_TOKEN_FILE"):
@@ -157,7 +170,8 @@ class TestServe:
     @pytest.mark.parametrize(
         ("name", "value", "complaint"),
         [
-            ("DATABASE_URL", "postgres://user:the-secret@h/db", "no records adapter for postgres://"),
+            ("DATABASE_URL", "postgres://user:the-secret@h/db?nothing=1", "an option that is unknown or given twice"),
+            ("DATABASE_URL", "postgres://user:the-secret@@h/db", "this is not the URL of a PostgreSQL server"),
             ("DATABASE_URL", "sqlite://h/db", "a SQLite URL has no host"),
             (
                 "REDIS_URL",
@@ -167,7 +181,7 @@ class TestServe:
         ],
     )
     def test_an_adapter_that_is_not_there(self, environ: dict[str, str], name: str, value: str, complaint: str) -> None:
-        ran = run({**environ, name: value}, "serve")
+        ran = run({**environ, name: value, "ED25519_SIGNING_KEY": "5c" * 32}, "serve")
         assert (ran.returncode, ran.stderr) == (1, "")
         [line] = [line for line in logged(ran.stdout) if line["level"] == "error"]
         assert line["message"].startswith("cannot start: ")
@@ -228,7 +242,8 @@ class TestMigrate:
                 outputs.append(result.output)
         assert outputs == ["".join(f"applied {name}\n" for name in MIGRATIONS), "nothing to apply\n"]
         with closing(sqlite3.connect(tmp_path / "data" / "smoltbot.db")) as connection:
-            assert connection.execute("SELECT filename FROM _schema_migrations").fetchall() == [(MIGRATIONS[0],)]
+            rows = connection.execute("SELECT filename FROM _schema_migrations ORDER BY filename").fetchall()
+        assert [name for (name,) in rows] == MIGRATIONS
 
     @pytest.mark.parametrize("as_process", [True, False])
     def test_a_dry_run_twice(self, environ: dict[str, str], tmp_path: Path, as_process: bool) -> None:
@@ -262,12 +277,15 @@ class TestMigrate:
         ("given", "complaint"),
         [
             ({"MAX_BODY_BYTES": "x"}, "Invalid environment variables:\n  MAX_BODY_BYTES: 'x'"),
-            ({"DATABASE_URL": "postgres://h"}, "DATABASE_URL: no records adapter for postgres://"),
+            ({"DATABASE_URL": "mysql://h"}, "Invalid environment variables:\n  DATABASE_URL: is not postgresql://"),
+            ({"DATABASE_URL": "postgres://h?x=1"}, "the PostgreSQL URL has an option that is unknown"),
+            ({"DATABASE_URL": "postgres://127.0.0.1:1/d"}, "PostgreSQL cannot be reached"),
+            ({"SUPABASE_URL": "https://x", "SUPABASE_KEY": "k"}, "Supabase's REST API cannot change the schema"),
             ({"DATA_DIR": "/dev/null/data"}, "DATA_DIR '/dev/null/data' cannot be used"),
         ],
     )
     def test_what_an_operator_can_mend(self, environ: dict[str, str], given: dict[str, str], complaint: str) -> None:
-        result = invoke({**environ, **given}, "migrate")
+        result = invoke({**environ, **given}, "migrate", "--wait", "0.1")
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.startswith(f"Error: {complaint}")
         assert "Traceback" not in result.stderr
@@ -278,7 +296,7 @@ class TestDoctor:
         invoke(environ, "migrate")
         result = invoke(environ, "doctor")
         assert result.exit_code == 0
-        assert [line.split()[0] for line in result.output.splitlines()] == ["ok"] * 5
+        assert [line.split()[0] for line in result.output.splitlines()] == ["ok"] * 6
 
     def test_something_is_wrong(self, environ: dict[str, str]) -> None:
         ran = run({**environ, "KV_URL": "redis://h", "OPENAI_API_KEY": "x"}, "doctor")

@@ -167,3 +167,11 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     assert "ConfigError: DATA_DIR" in ran.stderr
     assert "(Permission denied); point DATA_DIR at" in ran.stderr
     assert files(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    data_dir.prepare(str(tmp_path))
+    (tmp_path / "admin.token").unlink()
+    (tmp_path / "admin.token").mkdir()
+    with pytest.raises(ConfigError, match=r"admin\.token cannot be read \(Is a directory\): let this user read it"):
+        data_dir.prepare(str(tmp_path))

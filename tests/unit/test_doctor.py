@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from smoltbot_host.doctor import Finding, examine
 from smoltbot_host.migrate import migrate
+from smoltbot_host.signing_keys import rotate
 from tests.gateway_process import free_port
+from tests.services.postgres import PostgresServer
 
-SUBJECTS = ["environment", "DATA_DIR", "PORT", "DATABASE_URL", "KV_URL"]
+SUBJECTS = ["environment", "DATA_DIR", "PORT", "DATABASE_URL", "signing key", "KV_URL"]
+SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
 
 
 @pytest.fixture
@@ -33,19 +39,21 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_before_the_first_start(environ: dict[str, str], tmp_path: Path) -> None:
     findings = examine(environ, network=False)
     assert [finding.subject for finding in findings] == SUBJECTS
-    assert [finding.level for finding in findings] == ["ok", "ok", "ok", "warning", "ok"]
+    assert [finding.level for finding in findings] == ["ok", "ok", "ok", "warning", "ok", "ok"]
     assert only(findings, "environment").text == "role all"
     assert only(findings, "DATA_DIR").text == f"{tmp_path / 'data'} (will be made)"
-    assert "1 migrations to apply; serve will apply them" in only(findings, "DATABASE_URL").text
+    assert only(findings, "signing key").text == "will be made"
+    assert "migrations to apply; serve will apply them" in only(findings, "DATABASE_URL").text
     assert everything(tmp_path) == {}
 
 
 def test_after_it(environ: dict[str, str], tmp_path: Path) -> None:
-    migrate(environ, dry_run=False)
+    migrate(environ, dry_run=False, wait_s=30)
     before = everything(tmp_path)
     findings = examine(environ, network=False)
     assert {finding.level for finding in findings} == {"ok"}
     assert only(findings, "DATABASE_URL").text.endswith("schema is up to date")
+    assert only(findings, "signing key").text == "key-001"
     assert everything(tmp_path).keys() == before.keys()
 
 
@@ -96,10 +104,58 @@ def test_a_data_dir_that_cannot_be(environ: dict[str, str], tmp_path: Path, belo
     assert "point DATA_DIR at a folder of this user" in finding.text
 
 
+def test_a_data_dir_that_cannot_be_looked_into(environ: dict[str, str], tmp_path: Path) -> None:
+    """Here its name is too long; without the right to enter it the same happens."""
+    findings = examine({**environ, "DATA_DIR": str(tmp_path / ("x" * 300))}, network=False)
+    assert only(findings, "DATA_DIR").level == "error"
+    assert only(findings, "signing key").level == "error"
+    assert "signing.key cannot be looked for" in only(findings, "signing key").text
+
+
+@pytest.mark.parametrize("name", ["queue.key", "admin.token"])
+def test_files_with_which_no_start_succeeds(environ: dict[str, str], tmp_path: Path, name: str) -> None:
+    migrate(environ, dry_run=False, wait_s=30)
+    (tmp_path / "data" / name).write_text("short")
+    finding = only(examine(environ, network=False), "DATA_DIR")
+    assert (finding.level, f"{name} is damaged" in finding.text) == ("error", True)
+    (tmp_path / "data" / name).unlink()
+    assert only(examine(environ, network=False), "DATA_DIR").level == "ok"
+    (tmp_path / "data" / name).mkdir()
+    finding = only(examine(environ, network=False), "DATA_DIR")
+    assert (finding.level, f"{name} cannot be read (Is a directory)" in finding.text) == ("error", True)
+
+
+_AS_NOBODY = """
+import os, sys
+from smoltbot_host.doctor import examine
+environ = {"DATA_DIR": sys.argv[1], "HOST": "127.0.0.1", "PORT": sys.argv[2]}
+examine(environ, network=False)  # loads everything, which the other user may not be able to
+if os.geteuid() == 0:  # who may write anywhere
+    os.setgid(65534)
+    os.setuid(65534)
+for finding in examine(environ, network=False):
+    print(finding.level, finding.subject, finding.text, sep="|")
+"""
+
+
+def test_a_database_that_is_read_only(environ: dict[str, str]) -> None:
+    with TemporaryDirectory(dir="/tmp") as folder:  # whose folders other users may enter
+        Path(folder).chmod(0o755)
+        data = Path(folder, "data")
+        migrate({**environ, "DATA_DIR": str(data)}, dry_run=False, wait_s=30)
+        data.chmod(0o777)
+        for file in data.iterdir():
+            file.chmod(0o444)
+        command = [sys.executable, "-c", _AS_NOBODY, str(data), environ["PORT"]]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    [finding] = [line for line in ran.stdout.splitlines() if "|DATABASE_URL|" in line]
+    assert finding == f"error|DATABASE_URL|{data}/smoltbot.db is read-only; let this user write it"
+
+
 class TestDatabase:
     @pytest.fixture
     def database(self, environ: dict[str, str], tmp_path: Path) -> Path:
-        migrate(environ, dry_run=False)
+        migrate(environ, dry_run=False, wait_s=30)
         return tmp_path / "data" / "smoltbot.db"
 
     def test_locked(self, environ: dict[str, str], database: Path) -> None:
@@ -122,11 +178,50 @@ class TestDatabase:
         assert finding.level == "error"
         assert "newer than this version" in finding.text
 
-    @pytest.mark.parametrize("url", ["postgres://user:the-secret@h/db", "sqlite://h/x", "the-secret", "sqlite:///"])
-    def test_a_url_that_means_nothing(self, environ: dict[str, str], url: str) -> None:
-        finding = only(examine({**environ, "DATABASE_URL": url}, network=False), "DATABASE_URL")
+    @pytest.mark.parametrize(
+        ("name", "url"),
+        [
+            ("DATABASE_URL", "postgres://user:the-secret@127.0.0.1:1/db"),
+            ("DATABASE_URL", "postgres://user:the-secret@h@h/db"),
+            ("DATABASE_URL", "postgres://user:the-secret@h/db?nothing=1"),
+            ("DATABASE_URL", "sqlite://the-secret/x"),
+            ("DATABASE_URL", "sqlite:///"),
+            ("SUPABASE_URL", "http://127.0.0.1:1"),
+        ],
+    )
+    def test_a_database_that_is_not_there(self, environ: dict[str, str], name: str, url: str) -> None:
+        given = {**environ, name: url, "SUPABASE_KEY": "the-secret", "ED25519_SIGNING_KEY": SEED}
+        findings = examine(given, network=False)
+        assert only(findings, name).level == "error"
+        assert only(findings, "signing key").text == "key-001, not compared with the database"
+        assert "the-secret" not in str(findings)
+
+    def test_an_older_one_in_postgres(self, environ: dict[str, str], postgres_service: PostgresServer) -> None:
+        given = {**environ, "DATABASE_URL": postgres_service.url.rpartition("/")[0] + "/template1",
+                 "ED25519_SIGNING_KEY": SEED}  # fmt: skip
+        findings = examine(given, network=False)
+        assert [finding.subject for finding in findings] == [each for each in SUBJECTS if each != "DATA_DIR"]
+        finding = only(findings, "DATABASE_URL")
+        assert (finding.level, finding.text.endswith("run `smoltbot migrate`")) == ("error", True)
+
+
+class TestSigningKey:
+    def test_damaged(self, environ: dict[str, str], tmp_path: Path) -> None:
+        migrate(environ, dry_run=False, wait_s=30)
+        (tmp_path / "data" / "signing.key").write_text("the-secret")
+        finding = only(examine(environ, network=False), "signing key")
         assert finding.level == "error"
-        assert "the-secret@" not in finding.text
+        assert "signing.key is damaged" in finding.text
+        assert "the-secret" not in finding.text
+
+    def test_not_the_active_one(self, environ: dict[str, str]) -> None:
+        migrate(environ, dry_run=False, wait_s=30)
+        rotate(environ)
+        assert only(examine(environ, network=False), "signing key") == Finding("ok", "signing key", "key-002")
+        finding = only(examine({**environ, "ED25519_SIGNING_KEY": SEED}, network=False), "signing key")
+        assert finding.level == "error"
+        assert "key-001 is not the active key; set ED25519_SIGNING_KEY" in finding.text
+        assert SEED not in finding.text
 
 
 @pytest.mark.parametrize("url", ["redis://user:the-secret@h", "nothing", "://"])

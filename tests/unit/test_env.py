@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from smoltbot_worker.env import DEFAULT_CARD, LATER, EnvValidationError, read_variables, variables
+from smoltbot_worker.env import DEFAULT_CARD, LATER, Env, EnvValidationError, read_variables, variables
 from worker_compat import __version__
 
 ANY: list[str] = []
@@ -17,13 +17,38 @@ URLS = [
     "http://h/#a", "http://u@h", "http://h/a b", "//h", "http://[::1",
 ]  # fmt: skip
 
+SEED = "9d61B19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
+POSTGRES = "postgresql://user:the-secret@h:5432/d"
+PROJECT = "https://x.supabase.co"
+
 TABLE: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "HOST": ("0.0.0.0", {"::": "::", " 127.0.0.1 ": "127.0.0.1"}, ANY),
     "PORT": (8787, {"0": 0, "80": 80, " 65535 ": 65535}, ["65536", "-1", "http", "80.0", "8 0", "9" * 5000]),
     "SMOLTBOT_ROLE": ("all", {"gateway": "gateway", "SCHEDULER": "scheduler", "All": "all"}, ["observer", "all,all"]),
     "LOG_LEVEL": ("info", {"debug": "debug", "WARN": "warn", "error": "error", "loud": "info"}, ANY),
     "DATA_DIR": ("./data", {"/data": "/data"}, ANY),
-    "DATABASE_URL": ("", {"sqlite:////a/b.db": "sqlite:////a/b.db"}, ANY),
+    "DATABASE_URL": (
+        "", {"sqlite:////a/b.db": "sqlite:////a/b.db", POSTGRES: POSTGRES, "POSTGRES://h/d": "POSTGRES://h/d"},
+        ["the-secret", "mysql://u:the-secret@h/d", "http://h:5432", "https://the-secret.supabase.co", "postgresqlx://h"],
+    ),
+    "SUPABASE_URL": (
+        "", {PROJECT: PROJECT, f"{PROJECT}/": PROJECT, "http://127.0.0.1:54321": "http://127.0.0.1:54321"},
+        ["the-secret", "ftp://h", "http://h:5432", "https://h:6543", "https://u:the-secret@h", "https://h/rest/v1",
+         "https://h?the-secret", "https://h:the-secret", "http://[::1", "https://"],
+    ),
+    "SUPABASE_KEY": ("", {"eyJ.a-b_c": "eyJ.a-b_c"}, ["the secret", "the-secr\u00e9t"]),
+    "DB_POOL_MIN": (1, {"0": 0, "10": 10}, ["-1", "1001", "x", "11"]),
+    "DB_POOL_MAX": (10, {"1": 1, "1000": 1000}, ["0", "1001", "x"]),
+    "ED25519_SIGNING_KEY": (
+        "", {SEED: SEED.lower()}, [SEED[1:], f"{SEED}0", f"0x{SEED[2:]}", "\u0660" * 64, f"{SEED[:32]} {SEED[33:]}"],
+    ),
+    "ED25519_KEY_ID": ("", {"key-002": "key-002", "a": "a"}, ["two words", 'a"b', "a\\b", "x" * 201, "\u00e9"]),
+    "PUBLIC_BASE_URL": ("http://localhost:8787", {"https://gw.example.com/x/": "https://gw.example.com/x"}, URLS),
+    "ADMIN_TOKEN": (
+        (), {"one": ("one",), " one , two ": ("one", "two")},
+        ["the-secret,b,c", "the-secret,", ",the-secret", ",", "the secret", "the-secr\u00e9t"],
+    ),
+    "READ_TOKEN": ("", {"one": "one"}, ["the secret", "the-secr\u00e9t"]),
     "KV_URL": ("memory://", {"redis://h": "redis://h"}, ANY),
     "REDIS_REQUIRED": (False, {"true": True, "FALSE": False}, ["1", "yes"]),
     "DB_FAILURE_MODE": ("open", {"closed": "closed", "OPEN": "open"}, ["ajar", "true"]),
@@ -50,6 +75,12 @@ TABLE: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "SHUTDOWN_GRACE_S": (45.0, {"1": 1.0}, SECONDS),
     "DRAIN_TIMEOUT_S": (10.0, {"1.5": 1.5}, SECONDS),
 }  # fmt: skip
+
+NEEDS = {
+    "DATABASE_URL": {"ED25519_SIGNING_KEY": SEED},
+    "SUPABASE_URL": {"ED25519_SIGNING_KEY": SEED, "SUPABASE_KEY": "k"},
+}
+"""What else must be set where these are."""
 
 REFUSED = {
     "LICENSE_MODE": "required",
@@ -100,15 +131,17 @@ class TestEachVariable:
         [(name, text, value) for name, row in TABLE.items() for text, value in row[1].items()],
     )
     def test_valid(self, name: str, text: str, value: Any) -> None:
-        got = read_variables({name: text})[0][name.lower()]
+        got = read_variables({name: text, **NEEDS.get(name, {})})[0][name.lower()]
         assert (got, type(got)) == (value, type(value))
 
     @pytest.mark.parametrize(("name", "text"), [(name, text) for name, row in TABLE.items() for text in row[2]])
     def test_invalid(self, name: str, text: str) -> None:
-        missing, invalid = problems(**{name: text})
+        missing, invalid = problems(**{name: text}, **NEEDS.get(name, {}))
         assert missing == []
         assert names_of(invalid) == [name]
-        assert len(invalid[0]) < 200
+        assert len(invalid[0]) < 250
+        assert "the-secr" not in invalid[0]
+        assert SEED[2:30] not in invalid[0]
 
     def test_names_are_in_upper_case(self) -> None:
         assert read_variables({"port": "1", "Port": "2", "UNKNOWN": "3"}) == read_variables({})
@@ -118,17 +151,20 @@ class TestProblems:
     def test_all_at_once(self) -> None:
         missing, invalid = problems(
             PORT="x", SMOLTBOT_ROLE="x", MAX_BODY_BYTES="x", UPSTREAM_OPENAI_URL="x", DEFAULT_CARD="x",
-            MODELS_FILE="/x/y", LICENSE_MODE="required", THINKING_INJECTION="maybe", SUPABASE_URL="https://x.supabase.co",
+            MODELS_FILE="/x/y", LICENSE_MODE="required", THINKING_INJECTION="maybe", SUPABASE_URL="https://x:5432",
+            DATABASE_URL="sqlite:////a/b", DB_POOL_MIN="9", DB_POOL_MAX="8",
             MNEMOM_ANALYZE_URL="https://x", ANALYSIS_MODE="local",
         )  # fmt: skip
         assert sorted(names_of(missing)) == [
             "ANTHROPIC_API_KEY",
+            "ED25519_SIGNING_KEY",
             "MNEMOM_API_KEY",
             "MNEMOM_LICENSE_JWT",
             "SUPABASE_KEY",
         ]
         assert sorted(names_of(invalid)) == [
-            "DEFAULT_CARD", "LICENSE_MODE", "MAX_BODY_BYTES", "MODELS_FILE", "PORT", "SMOLTBOT_ROLE", "SUPABASE_URL",
+            "DATABASE_URL", "DB_POOL_MIN", "DEFAULT_CARD", "LICENSE_MODE",
+            "MAX_BODY_BYTES", "MODELS_FILE", "PORT", "SMOLTBOT_ROLE", "SUPABASE_URL",
             "THINKING_INJECTION", "UPSTREAM_OPENAI_URL",
         ]  # fmt: skip
 
@@ -138,8 +174,9 @@ class TestProblems:
         assert str(caught.value).splitlines() == [
             "Missing required environment variables:",
             "  SUPABASE_KEY (because SUPABASE_URL is set)",
+            "  ED25519_SIGNING_KEY (because SUPABASE_URL is set: its processes share one key;"
+            " `smoltbot signing-keys generate` makes one)",
             "Invalid environment variables:",
-            "  SUPABASE_URL: not supported by this version; unset it",
             "  PORT: 'http' is not a whole number from 0 to 65535",
             "Set them in .env or in the deployment's configuration; docs/configuration.md explains each.",
         ]
@@ -148,7 +185,10 @@ class TestProblems:
         ("given", "needed"),
         [
             ({"MNEMOM_ANALYZE_URL": "https://x"}, "MNEMOM_API_KEY"),
-            ({"SUPABASE_URL": "https://x"}, "SUPABASE_KEY"),
+            ({"SUPABASE_URL": "https://x", "ED25519_SIGNING_KEY": SEED}, "SUPABASE_KEY"),
+            ({"SUPABASE_URL": "https://x", "SUPABASE_KEY": "k"}, "ED25519_SIGNING_KEY"),
+            ({"DATABASE_URL": POSTGRES}, "ED25519_SIGNING_KEY"),
+            ({"SUPABASE_URL": POSTGRES}, "ED25519_SIGNING_KEY"),
             ({"ANALYSIS_MODE": "LOCAL"}, "ANTHROPIC_API_KEY"),
             ({"LICENSE_MODE": "Required"}, "MNEMOM_LICENSE_JWT"),
         ],
@@ -157,7 +197,7 @@ class TestProblems:
         assert names_of(problems(**given)[0]) == [needed]
         assert names_of(problems(**given, **{needed: " "})[0]) == [needed]
         # Others of them ask for what this version does not have, so something is always wrong with the rest.
-        assert problems(**given, **{needed: "there"}, PORT="x")[0] == []
+        assert problems(**given, **{needed: SEED}, PORT="x")[0] == []
 
     @pytest.mark.parametrize(
         "text",
@@ -170,7 +210,7 @@ class TestProblems:
 
     def test_values_of_secrets_are_never_shown(self) -> None:
         secrets = {name: f"the-secret-{name}" for name in LATER if name.endswith(("KEY", "TOKEN", "JWT", "AUTH"))}
-        assert len(secrets) >= 9
+        assert len(secrets) >= 8
         with pytest.raises(EnvValidationError) as caught:
             read_variables(
                 {**secrets, "PORT": "x", "SUPABASE_URL": "https://u:the-secret@h", "SUPABASE_KEY": "the-secret"}
@@ -185,6 +225,75 @@ class TestProblems:
         assert len(invalid[0]) < 120
 
 
+ROLES = ["gateway", "scheduler", "all"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+class TestDatabase:
+    """SUPABASE_URL, SUPABASE_KEY, DATABASE_URL and the key that signs: the same in each role."""
+
+    def test_nothing_is_the_embedded_database(self, role: str) -> None:
+        empty = {"SUPABASE_URL": "", "SUPABASE_KEY": " ", "DATABASE_URL": "", "ED25519_SIGNING_KEY": ""}
+        values, warnings = read_variables({"SMOLTBOT_ROLE": role, **empty})
+        assert (values["supabase_url"], values["database_url"], warnings) == ("", "", [])
+
+    @pytest.mark.parametrize("key", [{}, {"SUPABASE_KEY": ""}, {"SUPABASE_KEY": "  "}])
+    def test_a_project_needs_its_key(self, role: str, key: dict[str, str]) -> None:
+        given = {"SMOLTBOT_ROLE": role, "SUPABASE_URL": PROJECT, "ED25519_SIGNING_KEY": SEED, **key}
+        assert problems(**given) == (["SUPABASE_KEY (because SUPABASE_URL is set)"], [])
+
+    def test_a_key_alone_is_told(self, role: str) -> None:
+        values, warnings = read_variables({"SMOLTBOT_ROLE": role, "SUPABASE_KEY": "k", "SUPABASE_URL": ""})
+        assert (values["supabase_key"], values["supabase_url"]) == ("k", "")
+        assert warnings == ["SUPABASE_KEY is set, but has no effect without SUPABASE_URL"]
+
+    @pytest.mark.parametrize("url", [POSTGRES, POSTGRES.replace("ql", ""), POSTGRES.upper()])
+    def test_a_project_that_is_a_server_counts_as_database_url(self, role: str, url: str) -> None:
+        given = {"SMOLTBOT_ROLE": role, "SUPABASE_URL": url, "SUPABASE_KEY": "", "ED25519_SIGNING_KEY": SEED}
+        for key in ("", "k"):
+            values, warnings = read_variables({**given, "SUPABASE_KEY": key})
+            assert (values["database_url"], values["supabase_url"], values["supabase_key"]) == (url, "", "")
+            assert warnings == []
+
+    @pytest.mark.parametrize("project", [PROJECT, POSTGRES])
+    @pytest.mark.parametrize("database", [POSTGRES, "sqlite:////a/b.db"])
+    def test_two_databases_are_one_too_many(self, role: str, project: str, database: str) -> None:
+        given = {"SUPABASE_URL": project, "SUPABASE_KEY": "k", "DATABASE_URL": database, "ED25519_SIGNING_KEY": SEED}
+        missing, invalid = problems(SMOLTBOT_ROLE=role, **given)
+        assert missing == []
+        assert "DATABASE_URL: SUPABASE_URL is set too; keep one of them, the one where the records are" in invalid
+        assert "the-secret" not in str(invalid)
+
+    @pytest.mark.parametrize("url", ["http://postgres:5432", "https://db.x.supabase.co:6543", "http://h:5432/"])
+    def test_a_wire_port_is_refused_with_what_to_set(self, role: str, url: str) -> None:
+        given = {"SUPABASE_URL": url, "SUPABASE_KEY": "k", "ED25519_SIGNING_KEY": SEED}
+        assert problems(SMOLTBOT_ROLE=role, **given) == (
+            [],
+            [
+                "SUPABASE_URL: names a PostgreSQL server and not Supabase's REST API: set"
+                " DATABASE_URL=postgresql://user:password@host:port/database instead, and unset SUPABASE_URL"
+            ],
+        )
+
+    def test_who_signs_nothing_needs_no_key(self, role: str) -> None:
+        given = {"SMOLTBOT_ROLE": role, "DATABASE_URL": POSTGRES}
+        assert read_variables(given, signs=False)[0]["database_url"] == POSTGRES
+        assert names_of(problems(**given)[0]) == ["ED25519_SIGNING_KEY"]
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    secrets = {"SUPABASE_KEY": "the-secret-1", "ED25519_SIGNING_KEY": SEED, "READ_TOKEN": "the-secret-2",
+               "ADMIN_TOKEN": "the-secret-3,the-secret-4", "DATABASE_URL": POSTGRES,
+               "KV_URL": "redis://:the-secret-5@h"}  # fmt: skip
+    values, _ = read_variables(secrets)
+    assert (values["admin_token"], values["read_token"]) == (("the-secret-3", "the-secret-4"), "the-secret-2")
+    env: Any = Env(**values, records=None, crypto=None, telemetry=None, agents=None, state=None)  # type: ignore[arg-type]
+    assert "the-secret" not in repr(env)
+    assert SEED.lower() not in repr(env)
+    assert "port=8787" in repr(env)
+    assert {entry.name.upper() for entry in variables() if entry.metadata.get("secret")} == {*secrets, "SUPABASE_URL"}
+
+
 class TestRefused:
     @pytest.mark.parametrize("name", REFUSED)
     def test_what_this_version_cannot_do(self, name: str) -> None:
@@ -194,7 +303,7 @@ class TestRefused:
             assert names_of(invalid) == [name]
             assert "must not pretend" in invalid[0]
 
-    @pytest.mark.parametrize("name", ["SUPABASE_URL", "QUEUE_URL", "CF_AI_GATEWAY_URL"])
+    @pytest.mark.parametrize("name", ["QUEUE_URL", "CF_AI_GATEWAY_URL"])
     def test_what_this_version_does_not_know(self, name: str) -> None:
         _, invalid = problems(**{name: "https://x"})
         assert invalid == [f"{name}: not supported by this version; unset it"]

@@ -40,3 +40,25 @@ def test_a_key_that_is_none(tmp_path: Path, text: str) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ED25519_SIGNING_KEY"):
         load_crypto("", "key-001", str(tmp_path))
+    (tmp_path / "signing.key").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_crypto("", "", str(tmp_path))
+
+
+async def test_a_file_may_name_its_key(tmp_path: Path) -> None:
+    (tmp_path / "signing.key").write_text(f"{SEED.hex()} key-007\n")
+    for key_id in ("", "key-007"):
+        crypto = load_crypto("", key_id, str(tmp_path))
+        assert (crypto.key_id, crypto.public_key) == ("key-007", CRYPTO.public_key)
+    with pytest.raises(ConfigError, match=r"ED25519_KEY_ID is key-001, but the key in .* is key-007"):
+        load_crypto("", "key-001", str(tmp_path))
+    (tmp_path / "signing.key").write_text(f"{SEED.hex()}\n")
+    assert load_crypto("", "mine", str(tmp_path)).key_id == "mine"
+
+
+@pytest.mark.parametrize("key_id", ['a"b', "two words", "\u00e9", "x" * 201])
+def test_a_file_that_names_no_key_id(tmp_path: Path, key_id: str) -> None:
+    (tmp_path / "signing.key").write_text(f"{SEED.hex()} {key_id}")
+    with pytest.raises(ConfigError, match=r"signing\.key is damaged") as caught:
+        load_crypto("", "", str(tmp_path))
+    assert SEED.hex()[:8] not in str(caught.value)

@@ -35,7 +35,20 @@ class TestEnvironment:
 
 class TestFiles:
     @pytest.mark.parametrize(
-        "name", ["DATABASE_URL", "DEFAULT_CARD", "MNEMOM_LICENSE_JWT", "ANTHROPIC_API_KEY", "REDIS_URL"]
+        "name",
+        [
+            "DATABASE_URL",
+            "DEFAULT_CARD",
+            "MNEMOM_LICENSE_JWT",
+            "ANTHROPIC_API_KEY",
+            "REDIS_URL",
+            "SUPABASE_KEY",
+            "SUPABASE_URL",
+            "ED25519_SIGNING_KEY",
+            "ED25519_KEY_ID",
+            "ADMIN_TOKEN",
+            "READ_TOKEN",
+        ],
     )
     def test_the_content_is_the_value(self, tmp_path: Path, name: str) -> None:
         file = tmp_path / "secret"
@@ -75,12 +88,22 @@ class TestFiles:
             "HOST_FILE": str(tmp_path / "none"),
             "PORT": "x",
             "SUPABASE_URL": "https://x",
+            "ED25519_SIGNING_KEY_FILE": str(tmp_path),
             "MNEMOM_ANALYZE_URL": "https://x",
             "MNEMOM_API_KEY_FILE": str(tmp_path / "none"),
         }
-        # The key is not called missing: its file was named, and could not be read.
+        # Neither key is called missing: its file was named, and could not be read.
         names = sorted(line.replace(":", " ").split()[0] for line in complaints(environ))
-        assert names == ["HOST_FILE", "MNEMOM_API_KEY_FILE", "PORT", "SMOLTBOT_CONFIG", "SUPABASE_KEY", "SUPABASE_URL"]
+        assert names == [
+            "ED25519_SIGNING_KEY_FILE", "HOST_FILE", "MNEMOM_API_KEY_FILE", "PORT", "SMOLTBOT_CONFIG", "SUPABASE_KEY",
+        ]  # fmt: skip
+
+    def test_who_signs_nothing_misses_no_key(self, tmp_path: Path) -> None:
+        environ = {"DATABASE_URL": "postgresql://h/d", "HOST_FILE": str(tmp_path)}
+        assert [line.split()[0] for line in complaints(environ)] == ["ED25519_SIGNING_KEY", "HOST_FILE:"]
+        with pytest.raises(EnvValidationError) as caught:
+            settings.load(environ, signs=False)
+        assert caught.value.missing == []
 
 
 class TestToml:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from smoltbot_host import records
+from smoltbot_host import data_dir, records
 from smoltbot_host.wiring import Wiring, wire
 from smoltbot_worker.env import read_variables
 from smoltbot_worker.gateway import Default
@@ -44,6 +44,7 @@ async def open_stack(folder: Path, **variables: str) -> AsyncIterator[Stack]:
     environ |= {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(folder)} | variables
     values: dict[str, Any] = read_variables(environ)[0]
     url = records.database_url(values)
+    data_dir.prepare(values["data_dir"])
     await records.adapter(url).migrate(url, records.schema_dir(url))
     try:
         async with wire(values, None) as wiring:
