@@ -37,6 +37,12 @@ def over(log: MemoryLog, pruned: range = range(0), failing: int | None = None, r
     return gateway
 
 
+def calls_of(gateway: Gateway) -> list[str]:
+    """The functions that a gateway of :func:`over` has called."""
+    assert isinstance(gateway.env.records, Watched)
+    return gateway.env.records.calls
+
+
 async def certificate(gateway: Gateway, number: int) -> dict[str, Any]:
     got = await gateway.ask("GET", f"/v1/checkpoints/{draft(number).checkpoint_id}/certificate")
     assert got.status == 200, got.body

@@ -11,7 +11,7 @@ from smoltbot_worker.attestation.heads import SignedHead
 from smoltbot_worker.attestation.verify import verify_certificate
 from tests.unit.attestation_support import AGENT, CRYPTO, PINNED, TIMESTAMP, LogReader, draft, filled, two_sessions
 
-from .evidence_support import BEARER, EXPORT, certificate, over
+from .evidence_support import BEARER, EXPORT, calls_of, certificate, over
 from .support import Gateway, Got
 
 ROUTES = [
@@ -121,7 +121,7 @@ async def test_an_id_that_no_id_looks_like_is_400(agent_id: str) -> None:
     gateway = over(await filled(two_sessions(1)))
     got = await gateway.ask("GET", f"/v1/agents/{agent_id}/head")
     assert (got.status, got.json()["error"]) == (400, "Invalid id")
-    assert gateway.env.records.calls == []  # type: ignore[attr-defined]
+    assert calls_of(gateway) == []
 
 
 async def test_other_methods_are_405() -> None:
@@ -202,7 +202,7 @@ async def test_an_overloaded_host_refuses_them() -> None:
     gateway = over(await filled(two_sessions(1)))
     got = await gateway.ask("GET", EXPORT, BEARER, overload="held-bytes")
     assert (got.status, got.json()["type"], got.get("retry-after")) == (503, "overloaded", "1")
-    assert gateway.env.records.calls == []  # type: ignore[attr-defined]
+    assert calls_of(gateway) == []
 
 
 @pytest.mark.parametrize(("origins", "allowed"), [("", None), ("*", None), ("https://a.example", "https://a.example")])
