@@ -87,7 +87,11 @@ async def certificate(env: Env, request: Request, checkpoint_id: str) -> Respons
     if row is None:
         return _no_checkpoint()
     place = await _place(env, row)
-    return _found(build_certificate(row["agent_id"], row, row["mutations"] or (), place, env.public_base_url))
+    try:
+        return _found(build_certificate(row["agent_id"], row, row["mutations"] or (), place, env.public_base_url))
+    except (AttributeError, TypeError, ValueError):  # the row holds what no checkpoint holds
+        message = "The database holds no readable checkpoint under this id any more: export the log and verify it"
+        return error_answer(500, "Checkpoint damaged", "records_damaged", message=message)
 
 
 async def inclusion_proof(env: Env, request: Request, checkpoint_id: str) -> Response:

@@ -219,3 +219,13 @@ async def test_browsers_read_them_only_from_configured_origins(method: str, orig
     assert (await gateway.ask(method, "/v1x", "Origin: https://a.example")).get("access-control-allow-origin") == (
         allowed or "*"
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("analysis_metadata", "cut"), ("concerns", [1]), ("reasoning_summary", "\ud800")]
+)
+async def test_a_damaged_row_has_no_certificate(column: str, value: object) -> None:
+    log = await filled(two_sessions(3))
+    log.rows[AGENT][1][column] = value
+    got = await over(log).ask("GET", f"/v1/checkpoints/{draft(1).checkpoint_id}/certificate")
+    assert (got.status, got.json()["error"], got.json()["type"]) == (500, "Checkpoint damaged", "records_damaged")
