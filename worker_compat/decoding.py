@@ -50,6 +50,43 @@ class GzipDecoder:
             raise TypeError("Gzip compressed stream ended prematurely.")
 
 
+class DeflateDecoder:
+    """deflate: one stream in the zlib format (RFC 1950), or bare (RFC 1951) as some servers send it.
+
+    Workers' ``fetch`` leaves such bodies as they are; bytes behind the end are an error.
+    See :class:`worker_compat.ports.Decoder`.
+    """
+
+    __slots__ = ("_inflate", "_rest")
+
+    def __init__(self) -> None:
+        self._inflate: zlib._Decompress | None = None
+        self._rest = b""
+
+    def decode(self, data: bytes, limit: int) -> bytes:
+        """The next decoded bytes; see :class:`worker_compat.ports.Decoder`."""
+        data = self._rest + data
+        if self._inflate is None:
+            if len(data) < 2:
+                self._rest = data
+                return b""
+            wrapped = data[0] & 15 == zlib.DEFLATED and not (data[0] << 8 | data[1]) % 31
+            self._inflate = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
+        try:
+            decoded = self._inflate.decompress(data, limit)
+        except zlib.error:
+            raise TypeError("Deflate decompression failed.") from None
+        if self._inflate.unused_data:
+            raise TypeError("Deflate decompression failed.")
+        self._rest = self._inflate.unconsumed_tail
+        return decoded
+
+    def finish(self) -> None:
+        """``TypeError`` unless the stream is complete."""
+        if self._inflate is None or not self._inflate.eof:
+            raise TypeError("Deflate compressed stream ended prematurely.")
+
+
 class EncodedStream(ReadableStream):
     """A body in a content coding: whoever reads gets it decoded, whoever detaches its source gets it as it came."""
 

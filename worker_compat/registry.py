@@ -87,7 +87,7 @@ async def open_fetcher(**options: Any) -> AsyncIterator[Fetcher]:
 
 
 def decoders() -> dict[str, DecoderFactory]:
-    """The decoders of content codings whose libraries are there: what ``Runtime(decoders=...)`` takes."""
+    """The decoders of content codings whose libraries are there; ``Runtime(decoders=...)`` picks Workers' from them."""
     return {found.name: find(DECODER, found.name) for found in installed(DECODER) if found.problem is None}
 
 

@@ -39,7 +39,7 @@ class Runtime:
     """What handlers run in: a fetcher, a clock, and the background tasks of the process.
 
     ``origin`` answers requests whose handler raised after ``pass_through_on_exception``; without one such a
-    request is answered 500. ``decoders`` undo content codings beyond gzip: ``{"br": ...}``.
+    request is answered 500. Of ``decoders``, which undo content codings, ``br`` is used: Workers decode gzip and that.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Runtime:
         self.fetcher = fetcher
         self.clock = clock
         self.origin = origin
-        self.decoders = {"gzip": GzipDecoder, **(decoders or {})}
+        self.decoders: dict[str, DecoderFactory] = {"gzip": GzipDecoder}
+        if decoders and "br" in decoders:
+            self.decoders["br"] = decoders["br"]
         self.background = BackgroundTasks()
 
     @contextmanager
@@ -246,7 +248,7 @@ def wait_until(awaitable: Awaitable[Any]) -> None:
 async def fetch(resource: str | URL | Request, **options: Any) -> Response:
     """Send a request with the runtime's fetcher; options are those of :class:`Request`, by keyword.
 
-    The response's body is decoded when it is read (gzip, and what the runtime has decoders for), and goes on as it
+    The response's body is decoded when it is read (gzip, and br if the runtime has its decoder), and goes on as it
     came when the response is returned. Raises :class:`worker_compat.errors.FetchError` (an ``OSError``) when no
     response came, and the signal's reason when that aborts; a 4xx or 5xx status is no error.
     https://developers.cloudflare.com/workers/runtime-apis/fetch/

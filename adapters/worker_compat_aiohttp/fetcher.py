@@ -44,7 +44,10 @@ class Origin:
 
 
 class AiohttpFetcher:
-    """The Fetcher port over aiohttp. ``read_timeout_s`` limits the wait for the head and between any two bytes."""
+    """The Fetcher port over aiohttp. ``read_timeout_s`` limits the wait for the head and between any two bytes.
+
+    ``protocol`` reads the responses; ``options`` are further ones of aiohttp's ``TCPConnector``.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,8 @@ class AiohttpFetcher:
         read_timeout_s: float = 300.0,
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
+        protocol: type[UpstreamProtocol] = UpstreamProtocol,
+        **options: Any,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connect_timeout = aiohttp.ClientTimeout(connect=connect_timeout_s, ceil_threshold=3600)
@@ -63,10 +68,12 @@ class AiohttpFetcher:
         # Below any provider's own idle limit, so that we seldom write into a closing connection. aiodns resolves
         # when it is installed: aiohttp chooses it by itself.
         self._connector = _Connector(
+            protocol,
             limit=0,
             keepalive_timeout=keepalive_s,
             ttl_dns_cache=30,
             ssl=True if ssl_context is None else ssl_context,
+            **options,
         )
 
     async def fetch(self, request: Request) -> Response:
@@ -115,9 +122,9 @@ class AiohttpFetcher:
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's pool, making our protocol."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, protocol: type[UpstreamProtocol], **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(UpstreamProtocol, self._loop)  # type: ignore[assignment] # a subclass
+        self._factory = functools.partial(protocol, self._loop)  # type: ignore[assignment] # a subclass
 
 
 @asynccontextmanager

@@ -24,8 +24,6 @@ from .reading import READ_BUFFER, Watchdog, fail, read_small
 if TYPE_CHECKING:
     from .fetcher import AiohttpFetcher, Origin
 
-MAX_RESPONSE_HEADERS = 2048
-MAX_RESPONSE_FIELD = 128 * 1024
 _REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 _CONTINUE_WAIT_S = 1.0
 _MAX_INFORMATIONAL = 32
@@ -33,6 +31,10 @@ _MAX_INFORMATIONAL = 32
 
 class UpstreamProtocol(ResponseHandler):
     """aiohttp's client protocol, reading in small pieces and counting the requests that it served."""
+
+    max_headers = 2048
+    max_field = 128 * 1024
+    """The most header lines of a response, and the most bytes of each."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -60,9 +62,9 @@ class UpstreamProtocol(ResponseHandler):
             read_until_eof=True,
             auto_decompress=False,
             read_bufsize=READ_BUFFER,
-            max_line_size=MAX_RESPONSE_FIELD,
-            max_field_size=MAX_RESPONSE_FIELD,
-            max_headers=MAX_RESPONSE_HEADERS,
+            max_line_size=self.max_field,
+            max_field_size=self.max_field,
+            max_headers=self.max_headers,
         )
 
     def unsolicited(self) -> bool:

@@ -14,7 +14,8 @@ import pytest
 from smoltbot_host.data_dir import GENERATED
 from smoltbot_host.settings import known_names, load
 from smoltbot_worker import env
-from smoltbot_worker.env import LATER, EnvValidationError, read_variables, variables
+from smoltbot_worker.env import LATER, read_variables, variables
+from smoltbot_worker.variables import EnvValidationError
 from tests.architecture.tree import ROOT, files, none_of
 
 CONFIGURATION = ROOT / "docs" / "configuration.md"

@@ -50,6 +50,7 @@ RIGHTS = {
     "worker_compat_postgres": Rights(frozenset({"worker_compat", "asyncpg"})),
     "worker_compat_redis": Rights(frozenset({"worker_compat", "redis"})),
     "worker_compat_sqlite": Rights(frozenset({"worker_compat"})),
+    "worker_compat_zstd": Rights(frozenset({"worker_compat", "zstandard"})),
     "smoltbot_records_postgres": Rights(
         frozenset({
             "worker_compat", "worker_compat_postgres", "smoltbot_worker.ports", "smoltbot_worker.records", "asyncpg",
@@ -67,6 +68,7 @@ RIGHTS = {
         in_functions={
             "smoltbot_host": HOST_COMMANDS,
             "smoltbot_worker.env": HOST_COMMANDS,
+            "smoltbot_worker.variables": HOST_COMMANDS,
             "smoltbot_worker.attestation": ANY,
             "rich": ANY,
             "cryptography": ANY,

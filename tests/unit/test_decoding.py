@@ -10,9 +10,10 @@ from typing import Any
 
 import brotli
 import pytest
+import zstandard
 
 from worker_compat import fetch
-from worker_compat.decoding import CHUNK, EncodedStream, GzipDecoder
+from worker_compat.decoding import CHUNK, DeflateDecoder, EncodedStream, GzipDecoder
 from worker_compat.entrypoint import WorkerEntrypoint
 from worker_compat.errors import ConnectionLost
 from worker_compat.ports import Decoder
@@ -22,6 +23,8 @@ from worker_compat.runtime import Runtime
 from worker_compat.streams import ReadableStream
 from worker_compat.testing import ScriptedBody, ScriptedFetcher, read_response
 from worker_compat_brotli import open_decoder
+from worker_compat_zstd import open_decoder as open_zstd
+from worker_compat_zstd.decoder import MAX_FRAMES
 
 URL = "http://h.example/"
 TEXT = b"event: one\n\n" * 400
@@ -100,6 +103,17 @@ class TestReading:
             assert await (await fetch(URL)).bytes() == data
         assert await (await fetched(data, {"Content-Encoding": "br"}, pieces=5)).bytes() == TEXT
 
+    @pytest.mark.parametrize(
+        ("coding", "data"),
+        [("zstd", zstandard.compress(TEXT)), ("deflate", zlib.compress(TEXT))],
+        ids=["zstd", "deflate"],
+    )
+    async def test_what_workers_do_not_decode_is_left_alone(self, coding: str, data: bytes) -> None:
+        fetcher, _ = upstream(data, {"Content-Encoding": coding})
+        everything = {"br": open_decoder, "zstd": open_zstd, "deflate": DeflateDecoder}
+        with Runtime(fetcher, decoders=everything).use():
+            assert await (await fetch(URL)).bytes() == data
+
     async def test_cancelling_closes_the_source(self) -> None:
         fetcher, source = upstream(pieces=9)
         with Runtime(fetcher).use():
@@ -136,8 +150,13 @@ class TestReading:
 class TestBombs:
     @pytest.mark.parametrize(
         ("make", "open_one"),
-        [(lambda data: gzip.compress(data, mtime=0), GzipDecoder), (brotli.compress, open_decoder)],
-        ids=["gzip", "brotli"],
+        [
+            (lambda data: gzip.compress(data, mtime=0), GzipDecoder),
+            (zlib.compress, DeflateDecoder),
+            (brotli.compress, open_decoder),
+            (zstandard.compress, open_zstd),
+        ],
+        ids=["gzip", "deflate", "brotli", "zstd"],
     )
     def test_no_call_gives_much_more_than_asked_for(self, make: Any, open_one: Any) -> None:
         decoder: Decoder = open_one()
@@ -173,6 +192,117 @@ class TestBombs:
                 decoded, piece = decoded + out, b""
         decoder.finish()
         assert decoded == b"".join(plain)
+
+
+def undone(decoder: Decoder, data: bytes, size: int = 1 << 20) -> bytes:
+    decoded = b""
+    for at in range(0, len(data), size):
+        piece = data[at : at + size]
+        while out := decoder.decode(piece, 1_000):
+            decoded, piece = decoded + out, b""
+    decoder.finish()
+    return decoded
+
+
+def deflated(data: bytes, wbits: int) -> bytes:
+    deflate = zlib.compressobj(wbits=wbits)
+    return deflate.compress(data) + deflate.flush()
+
+
+class TestDeflate:
+    @pytest.mark.parametrize("size", [1, 2, 3, 1_000])
+    @pytest.mark.parametrize("wbits", [15, 9, -15, -9])
+    @pytest.mark.parametrize("text", [b"", b"x", TEXT, random.Random(1).randbytes(3_000)], ids=len)
+    def test_wrapped_and_bare(self, text: bytes, wbits: int, size: int) -> None:
+        assert undone(DeflateDecoder(), deflated(text, wbits), size) == text
+
+    @pytest.mark.parametrize("data", [b"no deflate", zlib.compress(TEXT) + b"x", zlib.compress(TEXT)[:-4] + b"abcd"])
+    def test_broken(self, data: bytes) -> None:
+        with pytest.raises(TypeError, match=r"^Deflate decompression failed\.$"):
+            undone(DeflateDecoder(), data)
+
+    @pytest.mark.parametrize("data", [b"", b"x", zlib.compress(TEXT)[:-1], deflated(TEXT, -15)[:-1]], ids=len)
+    def test_cut(self, data: bytes) -> None:
+        with pytest.raises(TypeError, match=r"^Deflate compressed stream ended prematurely\.$"):
+            undone(DeflateDecoder(), data)
+
+
+def zstd(data: bytes, **options: Any) -> bytes:
+    return zstandard.ZstdCompressor(**options).compress(data)
+
+
+def zstd_flushed(*parts: bytes) -> bytes:
+    """A frame with the end of a block behind each part, as a server sends events."""
+    one = zstandard.ZstdCompressor().compressobj()
+    flush = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+    return b"".join([*(one.compress(part) + one.flush(flush) for part in parts), one.flush()])
+
+
+SKIPPABLE = b"\x5a\x2a\x4d\x18\x05\x00\x00\x00hello"
+
+
+class TestZstd:
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 1_000, 100_000])
+    @pytest.mark.parametrize(
+        ("data", "text"),
+        [
+            (zstd(b""), b""),
+            (zstd(b"x"), b"x"),
+            (zstd(TEXT), TEXT),
+            (zstd(TEXT, write_checksum=True), TEXT),
+            (zstd(TEXT, write_content_size=False), TEXT),
+            (zstd(bytes(3_000)), bytes(3_000)),
+            (zstd(random.Random(1).randbytes(3_000)), random.Random(1).randbytes(3_000)),
+            (zstd_flushed(b"one", b"", TEXT, b"two"), b"one" + TEXT + b"two"),
+            (SKIPPABLE + zstd(b"one") + SKIPPABLE + zstd(b"two", write_checksum=True) + SKIPPABLE, b"onetwo"),
+        ],
+        ids="empty one usual checksum unsized zeros random flushed frames".split(),
+    )
+    def test_frames_in_pieces(self, data: bytes, text: bytes, size: int) -> None:
+        assert undone(open_zstd(), data, size) == text
+
+    def test_large_blocks(self) -> None:
+        text = random.Random(2).randbytes(400_000) + bytes(400_000) + TEXT * 100
+        assert undone(open_zstd(), zstd(text), 16_384) == text
+
+    def test_an_event_is_there_as_soon_as_its_bytes_are(self) -> None:
+        one = zstandard.ZstdCompressor().compressobj()
+        first = one.compress(b"event: one\n\n") + one.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        assert open_zstd().decode(first, CHUNK) == b"event: one\n\n"
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"no zstandard", zstd(TEXT) + b"garbage", zstd(TEXT, write_checksum=True)[:-4] + b"abcd",
+            zstd(bytes(9 << 20), compression_params=zstandard.ZstdCompressionParameters(window_log=24)),
+            zstd(b"") * (MAX_FRAMES + 1),
+        ],
+        ids="garbage behind checksum window frames".split(),
+    )  # fmt: skip
+    def test_broken(self, data: bytes) -> None:
+        with pytest.raises(TypeError, match=r"^Zstandard decompression failed\.$"):
+            undone(open_zstd(), data)
+
+    def test_as_many_frames_as_there_may_be(self) -> None:
+        assert undone(open_zstd(), zstd(b"x") * MAX_FRAMES) == b"x" * MAX_FRAMES
+
+    @pytest.mark.parametrize(
+        "data",
+        [b"", b"\x28\xb5", zstd(TEXT)[:5], zstd(TEXT)[:-1], zstd(TEXT, write_checksum=True)[:-4], zstd(TEXT) + b"\x28"],
+        ids="nothing magic header block checksum frame".split(),
+    )
+    def test_cut(self, data: bytes) -> None:
+        with pytest.raises(TypeError, match=r"^Zstandard compressed stream ended prematurely\.$"):
+            undone(open_zstd(), data)
+
+    @pytest.mark.parametrize("at", range(0, 60, 3))
+    def test_damage_is_told_in_one_way(self, at: int) -> None:
+        data = bytearray(zstd(random.Random(at).randbytes(40) + TEXT, write_checksum=True))
+        data[at % len(data)] ^= 0x55
+        with pytest.raises(
+            TypeError, match=r"^Zstandard (decompression failed|compressed stream ended prematurely)\.$"
+        ):
+            undone(open_zstd(), bytes(data))
 
 
 class TestPassingOn:
