@@ -44,6 +44,10 @@ _READ_STATE = """
     SELECT id, containment_status, contained_at, contained_by, containment_reason, auto_containment_threshold
     FROM agents WHERE id = ?
 """
+_CONTAINED = """
+    SELECT id, agent_hash, containment_status FROM agents
+    WHERE containment_status <> 'active' AND id > ? ORDER BY id LIMIT ?
+"""
 _READ_LOG = f"SELECT {listed(_ENTRY)} FROM agent_containment_log WHERE agent_id = ? ORDER BY place DESC LIMIT ?"
 
 
@@ -88,6 +92,12 @@ def containment(connection: sqlite3.Connection, now: str, *, agent_id: str, limi
     return {**to_json(_STATE, state), "log": log}
 
 
+def contained_agents(connection: sqlite3.Connection, now: str, *, after: str | None, limit: int) -> Json:
+    """A page of the agents that are paused or killed, by their ids."""
+    del now
+    return [list(row) for row in connection.execute(_CONTAINED, (after or "", limit))]
+
+
 def _contain(connection: sqlite3.Connection, now: str, log_id: str, told: Mapping[str, Json]) -> None:
     agent_id, action, contained = str(told["agent_id"]), str(told["action"]), told["new_status"] != "active"
     held = (now, told["actor"], told["reason"]) if contained else (None, None, None)
@@ -98,4 +108,4 @@ def _contain(connection: sqlite3.Connection, now: str, log_id: str, told: Mappin
 
 
 WRITES: Sequence[Body] = (set_containment,)
-READS: Sequence[Body] = (containment,)
+READS: Sequence[Body] = (containment, contained_agents)

@@ -103,14 +103,14 @@ def checkpoints(
     del now
     after = -1 if after_index is None else after_index
     where = "WHERE agent_id = ? AND merkle_leaf_index > ? ORDER BY merkle_leaf_index LIMIT ?"
-    rows = _evidence(connection, f"{_READ} {where}", (agent_id, after, limit))
+    rows = fetch_evidence(connection, f"{_READ} {where}", (agent_id, after, limit))
     return [_shown(connection, row) for row in rows]
 
 
 def checkpoint(connection: sqlite3.Connection, now: str, *, checkpoint_id: str) -> Json:
     """One checkpoint, or null."""
     del now
-    rows = _evidence(connection, f"{_READ} WHERE checkpoint_id = ?", (checkpoint_id,))
+    rows = fetch_evidence(connection, f"{_READ} WHERE checkpoint_id = ?", (checkpoint_id,))
     return _shown(connection, rows[0]) if rows else None
 
 
@@ -170,7 +170,7 @@ def _extend_tree(connection: sqlite3.Connection, now: str, batch: Row) -> None:
     connection.execute(_INSERT_HEAD, to_columns(_HEAD, {**head, "agent_id": agent_id}))
 
 
-def _evidence(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+def fetch_evidence(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     """The rows of a query; bytes that are no UTF-8 become U+FFFD, so that they are a matter of one entry alone."""
     connection.text_factory = lambda data: data.decode(errors="replace")
     try:
@@ -181,7 +181,7 @@ def _evidence(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...])
 
 def _shown(connection: sqlite3.Connection, row: tuple[Any, ...]) -> dict[str, Json]:
     shown = to_json(_CHECKPOINT, row)
-    changes = _evidence(connection, _MUTATIONS, (shown["request_id"],))
+    changes = fetch_evidence(connection, _MUTATIONS, (shown["request_id"],))
     shown["mutations"] = [to_json(_MUTATION, change) for change in changes]
     shown["signed_payload"] = signed_payload(str(shown["agent_id"]), shown)
     return shown

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from smoltbot_worker.records.arguments import format_epoch
@@ -74,8 +74,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _open(path: Path, deadline: float) -> sqlite3.Connection:
-    # SQLite would make the file by the umask; its journals take the file's mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # SQLite would make the file by the umask; its journals take the file's mode. One that is there is not opened: to
+    # close it would release every lock of this process on it, and another process would then delete a log in use.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     while True:
         try:
             connection = connect(path, busy_timeout_s=0, create=True)

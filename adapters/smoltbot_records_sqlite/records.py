@@ -24,6 +24,7 @@ from . import (
     context,
     events,
     gateway_keys,
+    integrity,
     keys,
     log,
     metering,
@@ -39,7 +40,7 @@ _TABLES = ("agents", "alignment_cards", "integrity_checkpoints")
 
 _AREAS = (
     agents, log, keys, settings, cards, containment, accounts, gateway_keys, context, events, webhooks, nudges, traces,
-    reviews, metering, retention,
+    reviews, metering, retention, integrity,
 )  # fmt: skip
 
 _WRITES: Mapping[str, Callable[..., Json]] = {body.__name__: body for area in _AREAS for body in area.WRITES}

@@ -120,6 +120,13 @@ def webhooks(connection: sqlite3.Connection, now: str, *, agent_id: str) -> Json
     return [to_json(_REGISTRATION, row) for row in connection.execute(f"{_REGISTRATIONS} {where}", (agent_id,))]
 
 
+def webhook_registration(connection: sqlite3.Connection, now: str, *, registration_id: str) -> Json:
+    """One registration without its secret, or null."""
+    del now
+    row = connection.execute(f"{_REGISTRATIONS} WHERE registration_id = ?", (registration_id,)).fetchone()
+    return None if row is None else to_json(_REGISTRATION, row)
+
+
 def delete_webhook(connection: sqlite3.Connection, now: str, *, agent_id: str, registration_id: str) -> Json:
     """Delete a registration with its deliveries; whether it was there."""
     del now
@@ -180,4 +187,4 @@ def _settle(connection: sqlite3.Connection, now: str, done: Mapping[str, Any]) -
 
 
 WRITES: Sequence[Body] = (register_webhook, delete_webhook, enqueue_webhooks, claim_webhooks, settle_webhooks)
-READS: Sequence[Body] = (webhooks, webhook_deliveries)
+READS: Sequence[Body] = (webhooks, webhook_registration, webhook_deliveries)

@@ -41,6 +41,16 @@ async def housekeeping(store: RecordStore) -> None:
     await store.call("housekeeping", {})
 
 
+async def expire_nudges(store: RecordStore) -> None:
+    """Let nudges go that nobody fetched in time."""
+    await store.call("expire_nudges", {})
+
+
+async def rollup_metering(store: RecordStore) -> None:
+    """Add up by account and day what was metered."""
+    await store.call("rollup_metering", {})
+
+
 async def log_head(store: RecordStore, agent_id: str, sessions: Collection[str]) -> Json:
     """Where an agent's log ends, with the last entries of these sessions."""
     return await store.call("log_head", {"agent_id": agent_id, "sessions": list(sessions)})

@@ -133,7 +133,8 @@ def json_value(value: Json) -> Json:
         raise ValueError("must be JSON without lone surrogates") from None
     if "\\u0000" in written and re.search(r"(?<!\\)(\\\\)*\\u0000", written):
         raise ValueError("must be JSON without NUL")
-    if _levels(value) > MOST_LEVELS:
+    # A level takes two characters at least.
+    if len(written) > 2 * MOST_LEVELS and _levels(value) > MOST_LEVELS:
         raise ValueError(f"must not nest deeper than {MOST_LEVELS} levels")
     return value
 

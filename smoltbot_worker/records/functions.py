@@ -9,7 +9,7 @@ from smoltbot_worker.ports import Json
 
 from .arguments import Functions, parse_arguments
 from .batch import check_batch
-from .parameters import agents, control, events, log, nudges, retention, traces
+from .parameters import agents, control, events, integrity, log, nudges, retention, traces
 
 FUNCTIONS: Functions = {
     **agents.FUNCTIONS,
@@ -19,6 +19,7 @@ FUNCTIONS: Functions = {
     **nudges.FUNCTIONS,
     **traces.FUNCTIONS,
     **retention.FUNCTIONS,
+    **integrity.FUNCTIONS,
 }
 """Each parser returns JSON: what it returns is what the database gets."""
 

@@ -72,11 +72,18 @@ def database_problems(given: Mapping[str, str], *, signs: bool) -> tuple[list[st
     missing, invalid = [], []
     if "SUPABASE_URL" in given and "SUPABASE_KEY" not in given:
         missing.append("SUPABASE_KEY (because SUPABASE_URL is set)")
-    if signs and "ED25519_SIGNING_KEY" not in given and (remote := _remote(given)):
+    remote = _remote(given)
+    if signs and "ED25519_SIGNING_KEY" not in given and remote:
         missing.append(
             f"ED25519_SIGNING_KEY (because {remote}: its processes share one key;"
             " `smoltbot signing-keys generate` makes one)"
         )
+    if signs and "QUEUE_ENCRYPTION_KEY" not in given and remote:
+        missing.append(
+            f"QUEUE_ENCRYPTION_KEY (because {remote}: its processes share one key; `openssl rand -hex 32` makes one)"
+        )
+    if signs and "SUPABASE_URL" in given and "QUEUE_URL" not in given:
+        missing.append("QUEUE_URL (because SUPABASE_URL is set, which has no queue: name a redis:// server)")
     if "SUPABASE_URL" in given and "DATABASE_URL" in given:
         invalid.append("DATABASE_URL: SUPABASE_URL is set too; keep one of them, the one where the records are")
     return missing, invalid

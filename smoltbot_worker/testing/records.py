@@ -10,6 +10,7 @@ from .records_area import AdvancingClock as AdvancingClock
 from .records_cards import AccountRules, CardRules, ContextRules, OrganizationRules
 from .records_control import ContainmentRules, GatewayKeyRules, SettingRules
 from .records_events import EventRules
+from .records_integrity import CheckRules, PageRules
 from .records_keys import KeyRules
 from .records_log import LogRules
 from .records_metering import MeteringRules
@@ -24,6 +25,7 @@ class RecordStoreConformance(
     AccountRules,
     AgentRules,
     CardRules,
+    CheckRules,
     ContainmentRules,
     ContextRules,
     DriftRules,
@@ -34,6 +36,7 @@ class RecordStoreConformance(
     MeteringRules,
     NudgeRules,
     OrganizationRules,
+    PageRules,
     ReadRules,
     ResolutionRules,
     RetentionRules,

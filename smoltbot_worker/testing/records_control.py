@@ -113,7 +113,7 @@ class SettingRules:
 
 
 class ContainmentRules:
-    """``set_containment``, ``containment``."""
+    """``set_containment``, ``containment``, ``contained_agents``."""
 
     async def test_the_state_machine(self, store: RecordStore) -> None:
         """Kill wins over pause; only a paused agent is resumed, only a killed one reactivated."""
@@ -168,6 +168,25 @@ class ContainmentRules:
             assert shown == {name: now[name] for name in shown}, "the agent has it too"
         assert (await call(store, "containment", agent_id=agent, limit=1))["log"] == log[:1], "the newest"
         assert await call(store, "containment", agent_id=ABSENT, limit=1) is None, "there is no such agent"
+
+    async def test_who_is_contained(self, store: RecordStore) -> None:
+        """contained_agents lists by id who is paused or killed, and nobody else."""
+        start = uuid4().hex[:7]
+        made = [(await agent_of(store, agent_hash=f"{start}{digit}{uuid4().hex[:8]}")) for digit in "f0a95"]
+        actions: list[list[str]] = [["kill"], ["pause"], ["pause", "resume"], ["pause", "kill"], []]
+        for agent, wanted in zip(made, actions, strict=True):
+            for action in wanted:
+                await contain(store, agent["id"], action)
+        statuses = zip((made[1], made[3], made[0]), ("paused", "killed", "killed"), strict=True)
+        expected = [[agent["id"], agent["agent_hash"], status] for agent, status in statuses]
+        before = f"smolt-{start}"
+        assert (await call(store, "contained_agents", after=before, limit=1000))[:3] == expected, "in their order"
+        assert await call(store, "contained_agents", after=before, limit=2) == expected[:2], "so many"
+        assert await call(store, "contained_agents", after=expected[0][0], limit=2) == expected[1:], "the next page"
+        assert await call(store, "contained_agents", after="smolt-~", limit=5) == [], "none is left"
+        for wrong in (0, 1001, None, "1"):
+            with refused("limit: "):
+                await call(store, "contained_agents", limit=wrong)
 
     async def test_containing_again(self, store: RecordStore) -> None:
         """An action whose answer was lost is known by its log_id and not done again, whatever came after it."""

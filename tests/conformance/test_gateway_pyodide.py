@@ -21,7 +21,7 @@ import asyncpg
 import pytest
 
 from smoltbot_records_postgres import migrate
-from smoltbot_worker.env import EnvValidationError
+from smoltbot_worker.variables import EnvValidationError
 from tests.conformance.pyodide import ROOT, Run, Step, ask, run
 from tests.provider.process import ProviderProcess
 from tests.services.postgres import PostgresServer
@@ -362,6 +362,7 @@ COMPLETE: dict[str, Any] = {
         ({"AIP_ENABLED": "true"}, ConfigError, "AIP_ENABLED must be false"),
         ({"AIP_ENABLED": ""}, ConfigError, "AIP_ENABLED must be false"),
         ({"MAX_BODY_BYTES": "many"}, EnvValidationError, "MAX_BODY_BYTES"),
+        ({"MNEMOM_LICENSE_JWT": "a.b.c"}, ConfigError, "MNEMOM_LICENSE_JWT must not be set"),
     ],
 )
 def test_what_is_missing_or_wrong(changed: dict[str, str], error: type[Exception], words: str) -> None:
@@ -378,7 +379,7 @@ def test_variables_may_have_the_types_of_toml() -> None:
 
 async def test_nothing_is_signed() -> None:
     crypto = handler().gateway_env(Env(**COMPLETE)).crypto
-    for ask_it in (crypto.sign(b""), crypto.verify(bytes(32), b"", bytes(64))):
+    for ask_it in (crypto.sign(b""), crypto.verify(bytes(32), b"", bytes(64)), crypto.seal(b""), crypto.open(b"")):
         with pytest.raises(ConfigError, match="need a signing key"):
             await ask_it
     with pytest.raises(ConfigError, match="need a signing key"):

@@ -76,7 +76,12 @@ _BY_FILE = {
         "INSERT INTO usage_daily_rollup (account_id, date, check_count, proof_count, updated_at)"
         " VALUES ('acc-1', '2026-05-09', 1, 0, {moment})",
     ),
-    "0006_retention.sql": (),
+    "0006_retention.sql": (
+        'INSERT INTO retention_statements (agent_id, pruned, "timestamp", key_id, signature)'
+        " VALUES ('smolt-01234567', 1, {moment}, 'key-1', {h64})",
+    ),
+    "0007_integrity.sql": (),
+    "0008_contained.sql": (),
 }
 
 ROWS = {

@@ -92,6 +92,7 @@ FUNCTIONS: Functions = {
         "reason": optional(text),
     },
     "containment": {"agent_id": identifier, "limit": integer(1, _MOST_LISTED)},
+    "contained_agents": {"after": optional(identifier), "limit": integer(1, _MOST_LISTED)},
     "active_card": {"agent_id": identifier},
     "put_card": {"agent_id": identifier, "card": card, "expected_version": optional(integer(0))},
     "put_conscience_values": {"agent_id": identifier, "values": optional(json_list)},
