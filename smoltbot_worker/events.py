@@ -29,6 +29,8 @@ class ExchangeEnded:
     ttfb_s: float | None
     outcome: str
     upstream_request_id: str
+    checked: bool = False
+    """Its verdict is told by a :class:`CheckEnded`, now or later."""
 
 
 @dataclass(slots=True)
@@ -67,4 +69,115 @@ class CronRan:
     result: str
 
 
-Event = ExchangeEnded | RequestAnswered | UpstreamFailed | RecordsChanged | CronRan
+@dataclass(slots=True)
+class CheckEnded:
+    """An exchange was judged, or it is certain that it was not: its checkpoint is in the log.
+
+    ``verdict`` and ``reason`` are those of the checkpoint; ``source`` is ``gateway`` or ``hybrid_api``. ``analysis_s``
+    is None when nobody was asked. ``concerns`` holds ``(category, severity)``.
+    """
+
+    provider: str
+    agent_id: str
+    session_id: str
+    request_id: str
+    checkpoint_id: str
+    verdict: str
+    reason: str
+    source: str
+    streaming: bool
+    analysis_s: float | None
+    concerns: tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class AnswerBlocked:
+    """An answer was withheld; ``reason`` is ``boundary_violation`` or ``integrity_unavailable``."""
+
+    agent_id: str
+    request_id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class BreakerChanged:
+    """The circuit breaker of the analysis opened (no call is made) or closed."""
+
+    open: bool
+
+
+@dataclass(slots=True)
+class NudgesChanged:
+    """``count`` nudges of an agent were ``created``, ``delivered`` or ``returned`` (the provider did not take them)."""
+
+    agent_id: str
+    change: str
+    count: int
+
+
+@dataclass(slots=True)
+class ContainmentChanged:
+    """An agent's containment is another now; ``action`` is ``pause``, ``resume``, ``kill``, ``reactivate`` or
+    ``auto_pause``.
+    """
+
+    agent_id: str
+    action: str
+    status: str
+
+
+@dataclass(slots=True)
+class DriftFound:
+    """A session's reasoning drifts; told once for each run of concerns."""
+
+    agent_id: str
+    session_id: str
+    direction: str
+    severity: str
+
+
+@dataclass(slots=True)
+class WebhookSettled:
+    """A delivery was ``delivered``, is to be tried again (``retry``), or was given up (``failed``)."""
+
+    registration_id: str
+    delivery_id: str
+    outcome: str
+    detail: str
+
+
+@dataclass(slots=True)
+class LicenseChanged:
+    """The license's state; ``code`` is the error or warning of ``/health/ready``, empty when there is none."""
+
+    state: str
+    code: str
+
+
+@dataclass(slots=True)
+class ExchangesDelayed:
+    """``count`` exchanges wait in memory because the queue cannot be reached; 0: none any more.
+
+    ``lost`` were given up since the last event, because memory or time ran out.
+    """
+
+    count: int
+    lost: int
+
+
+Event = (
+    ExchangeEnded
+    | RequestAnswered
+    | UpstreamFailed
+    | RecordsChanged
+    | CronRan
+    | CheckEnded
+    | AnswerBlocked
+    | BreakerChanged
+    | NudgesChanged
+    | ContainmentChanged
+    | DriftFound
+    | WebhookSettled
+    | LicenseChanged
+    | ExchangesDelayed
+)

@@ -61,10 +61,15 @@ def summary(env: Env) -> Response:
 
 async def ready(env: Env) -> Response:
     """Whether this process should get traffic, with one entry per dependency."""
+    body = await examine(env)
+    return json_answer(503 if body["status"] == "not_ready" else 200, body)
+
+
+async def examine(env: Env) -> dict[str, Any]:
+    """The body of ``/health/ready``; ``status`` is ``ready``, ``degraded`` or ``not_ready``."""
     state = env.state
     if state.draining:
-        body = {"status": "not_ready", "reason": "shutting down", "checks": {}, "timestamp": iso(env.clock())}
-        return json_answer(503, body)
+        return {"status": "not_ready", "reason": "shutting down", "checks": {}, "timestamp": iso(env.clock())}
     redis, database = await asyncio.gather(_check_kv(env), _check_records(env))
     checks = {"redis": redis, "supabase": database, "license": _check_license(env)}
     status = "ready" if all(check["ok"] for check in checks.values()) else "degraded"
@@ -72,11 +77,12 @@ async def ready(env: Env) -> Response:
         status = "not_ready"
     if not redis["ok"] and env.redis_required:
         status = "not_ready"
+    if env.license.state == "pending" and not env.license.allows:
+        status = "not_ready"
     body = {"status": status, "checks": checks, "timestamp": iso(env.clock())}
     if not state.started:
         body |= {"status": "not_ready", "reason": "starting"}
-        return json_answer(503, body)
-    return json_answer(503 if status == "not_ready" else 200, body)
+    return body
 
 
 async def _check_kv(env: Env) -> dict[str, Any]:
@@ -112,8 +118,15 @@ async def _check_records(env: Env) -> dict[str, Any]:
 
 
 def _check_license(env: Env) -> dict[str, Any]:
+    """What the license gate found; ``ok`` is whether traffic passes."""
+    gate = env.license
     # Without a license this is not a licensed deployment, which is valid.
-    return {"ok": True, "status": "valid"}
+    check: dict[str, Any] = {"ok": gate.allows, "status": "valid" if gate.state == "none" else gate.state}
+    if gate.code:
+        check["warning" if gate.allows else "error"] = gate.code
+    elif gate.warning:
+        check["warning"] = gate.warning
+    return check
 
 
 def _ms(started: float) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class RecordStore(Protocol):
 
 
 class Crypto(Protocol):
-    """The gateway's signing key. The key itself never leaves the host."""
+    """The gateway's keys: one signs, one seals. The keys themselves never leave the host."""
 
     @property
     def key_id(self) -> str:
@@ -43,6 +44,46 @@ class Crypto(Protocol):
 
     async def verify(self, public_key: bytes, payload: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is that of ``payload`` by the key of 32 bytes; False for anything malformed too."""
+        ...
+
+    async def seal(self, data: bytes) -> bytes:
+        """``data`` so that only a holder of the key can read or change it (AES-256-GCM, a new nonce each time)."""
+        ...
+
+    async def open(self, data: bytes) -> bytes:
+        """What was sealed; ``ValueError``, which says nothing of it, for anything else."""
+        ...
+
+
+class LicenseInvalid(Exception):
+    """A license that must not count; ``code`` is one of those of ``/health/ready``."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class LicenseClaims:
+    """What a license says of itself. Times in seconds since the epoch.
+
+    ``verified``: a pinned key has signed it. Without one (managed licenses) only its issuer can say whether it counts.
+    """
+
+    license_id: str
+    expires_at: float
+    is_offline: bool
+    verified: bool
+    account_id: str | None = None
+    plan_id: str | None = None
+    features: Sequence[str] = ()
+
+
+class LicenseReader(Protocol):
+    """Reads license tokens with keys that are pinned in the configuration."""
+
+    def read(self, token: str) -> LicenseClaims:
+        """The claims of a token, expired or not; raises :class:`LicenseInvalid` when they cannot be believed."""
         ...
 
 

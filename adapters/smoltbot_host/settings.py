@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from smoltbot_worker.env import LATER, EnvValidationError, read_variables, variables
+from smoltbot_worker.env import LATER, read_variables, variables
+from smoltbot_worker.variables import EnvValidationError
 
 _ALIASES = {"REDIS_URL": "KV_URL"}
-_FURTHER = frozenset(("REDIS_URL", "QUEUE_URL", "CF_AI_GATEWAY_URL", "LICENSE_MODE",
-                      "AIP_FAILURE_POLICY", "THINKING_INJECTION", "BILLING_ENFORCEMENT_ENABLED"))  # fmt: skip
+_FURTHER = frozenset(("REDIS_URL", "CF_AI_GATEWAY_URL", "THINKING_INJECTION"))
 
 
 def known_names() -> frozenset[str]:

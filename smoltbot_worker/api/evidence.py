@@ -16,7 +16,7 @@ from smoltbot_worker.attestation.stored import read_heads, read_nodes
 from smoltbot_worker.attestation.verify import VALID, Report, Unreadable, read_document, verify_certificate
 from smoltbot_worker.env import Env
 from smoltbot_worker.records import evidence as records
-from smoltbot_worker.relay.exchange import BodyTooLarge, Limited
+from smoltbot_worker.relay.capture import BodyTooLarge, Capture, Copied
 from worker_compat.request import Request
 from worker_compat.response import Response
 from worker_compat.streams import ReadableStream
@@ -170,7 +170,7 @@ async def _body(request: Request) -> bytes:
     source = request.body.detach()
     if source.length is not None and source.length > BODY_LIMIT:
         raise BodyTooLarge
-    return await ReadableStream(Limited(source, BODY_LIMIT)).read_all()
+    return await ReadableStream(Copied(source, Capture(0), BODY_LIMIT)).read_all()
 
 
 async def _newest_head(env: Env, agent_id: str) -> SignedHead | None:

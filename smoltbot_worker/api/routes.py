@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from smoltbot_worker.answers import error_answer
 from smoltbot_worker.env import Env
@@ -12,7 +13,7 @@ from smoltbot_worker.ports import RecordsUnavailable
 from worker_compat.request import Request
 from worker_compat.response import Response
 
-from . import evidence, tokens
+from . import agents, bodies, checkpoints, containment, evidence, tokens, webhooks
 
 Answer = Callable[..., Awaitable[Response]]
 """``answer(env, request, *ids)``: the ids of the path in their order."""
@@ -44,14 +45,33 @@ class Route:
         return [theirs for mine, theirs in zip(own, given, strict=True) if mine == "{}"]
 
 
+def _control() -> Iterator[Route]:
+    """The operator's routes of an agent, in both forms: there is one organisation, whatever a client calls it."""
+    for agent in ("/v1/agents/{}", "/v1/orgs/{}/agents/{}"):
+        yield Route("GET", f"{agent}/enforcement", agents.enforcement, tokens.refuse_reading)
+        yield Route("PUT", f"{agent}/enforcement", agents.put_enforcement, tokens.refuse_writing)
+        yield Route("PUT", f"{agent}/settings", agents.put_settings, tokens.refuse_writing)
+        yield Route("GET", f"{agent}/containment", containment.show, tokens.refuse_reading)
+        yield Route("PUT", f"{agent}/containment-policy", containment.put_policy, tokens.refuse_writing)
+        for action in containment.ACTIONS:
+            yield Route("POST", f"{agent}/{action}", partial(containment.act, action), tokens.refuse_writing)
+
+
 ROUTES = (
     Route("GET", "/v1/keys", evidence.keys),
     Route("GET", "/v1/agents/{}/head", evidence.head),
     Route("GET", "/v1/agents/{}/merkle-root", evidence.merkle_root),
     Route("GET", "/v1/agents/{}/export", evidence.export, tokens.refuse_reading),
+    Route("GET", "/v1/agents/{}/checkpoints", checkpoints.listing, tokens.refuse_reading),
+    Route("GET", "/v1/agents/{}/checkpoints/{}", checkpoints.one, tokens.refuse_reading),
     Route("GET", "/v1/checkpoints/{}/certificate", evidence.certificate),
     Route("GET", "/v1/checkpoints/{}/inclusion-proof", evidence.inclusion_proof),
     Route("POST", "/v1/verify", evidence.verify),
+    Route("POST", "/v1/aip/webhooks", webhooks.register, tokens.refuse_writing),
+    Route("POST", "/v1/aip/register", webhooks.register, tokens.refuse_writing),
+    Route("GET", "/v1/aip/webhooks", webhooks.listing, tokens.refuse_reading),
+    Route("DELETE", "/v1/aip/webhooks/{}", webhooks.delete, tokens.refuse_writing),
+    *_control(),
 )
 
 
@@ -85,6 +105,8 @@ async def _answer(env: Env, request: Request, route: Route, ids: list[str]) -> R
         return error_answer(400, "Invalid id", "invalid_request", message=message)
     try:
         return await route.answer(env, request, *ids)
+    except bodies.Unacceptable as body:
+        return body.response
     except RecordsUnavailable:
         message = "The database does not answer; try again"
         return error_answer(

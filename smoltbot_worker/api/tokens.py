@@ -23,11 +23,32 @@ def refuse_reading(request: Request, env: Env) -> Response | None:
         message = "No token is set, so nobody may: set READ_TOKEN or ADMIN_TOKEN and restart the gateway"
         return error_answer(403, "Forbidden", "permission_error", message=message)
     given = _bearer(request)
-    if given is None:
-        message = "This route wants Authorization: Bearer and the value of READ_TOKEN or ADMIN_TOKEN"
-    elif _matches(given, tokens):
+    if given is not None and _matches(given, tokens):
         return None
-    else:
+    return _unauthorized(given, "READ_TOKEN or ADMIN_TOKEN")
+
+
+def refuse_writing(request: Request, env: Env) -> Response | None:
+    """The refusal of a request that may not write; None for one with an admin token.
+
+    403 while no admin token is set, and for the read token. 401 for a wrong token, or none.
+    """
+    tokens = [token for token in env.admin_token if token]
+    if not tokens:
+        message = "No admin token is set, so nobody may: set ADMIN_TOKEN and restart the gateway"
+        return error_answer(403, "Forbidden", "permission_error", message=message)
+    given = _bearer(request)
+    if given is not None and _matches(given, tokens):
+        return None
+    if given is not None and env.read_token and _matches(given, [env.read_token]):
+        message = "READ_TOKEN may read only: this route wants the value of ADMIN_TOKEN"
+        return error_answer(403, "Forbidden", "permission_error", message=message)
+    return _unauthorized(given, "ADMIN_TOKEN")
+
+
+def _unauthorized(given: str | None, wanted: str) -> Response:
+    message = f"This route wants Authorization: Bearer and the value of {wanted}"
+    if given is not None:
         message = "The token is not the one that is set"
     return error_answer(401, "Unauthorized", "authentication_error", (_CHALLENGE,), message=message)
 

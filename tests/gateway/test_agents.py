@@ -15,14 +15,14 @@ from smoltbot_worker.events import ExchangeEnded, RecordsChanged
 from smoltbot_worker.ports import RecordsUnavailable
 from worker_compat.response import Response
 
-from .support import AGENT, ANTHROPIC, HASH, KEY, KEY_LINE, MESSAGES, Gateway, Got
+from .support import AGENT, ANTHROPIC, HASH, KEY, KEY_LINE, MESSAGES, THOUGHT, Gateway, Got
 
 NAMED = "smolt-c04288b7"
 
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
-    gateway = Gateway({MESSAGES: Response(b"ok"), f"GET {ANTHROPIC}/": Response(b"ok")})
+    gateway = Gateway({MESSAGES: Response(THOUGHT), f"GET {ANTHROPIC}/": Response(b"ok")})
     yield gateway
     await gateway.runtime.background.drain(0)
 
@@ -53,7 +53,7 @@ class TestNames:
     async def test_what_is_recorded(self, gateway: Gateway) -> None:
         await get(gateway, "/anthropic")
         await get(gateway, "/agent/my-coder/anthropic")
-        first, second = (arguments for _, arguments in gateway.records.calls)
+        first, second = (given for function, given in gateway.records.calls if function == "get_or_create_agent")
         assert (first["agent_hash"], first["name"], first["card"]) == (HASH, None, DEFAULT_CARD)
         assert first["key_hash"].startswith(HASH)
         assert len(first["key_hash"]) == 64
@@ -147,7 +147,7 @@ class TestLookups:
         started = time.monotonic()
         for _ in range(50):  # known to be away: nobody waits any more
             assert (await gateway.message()).get("x-smoltbot-agent") == AGENT
-        assert time.monotonic() - started < 0.05
+        assert time.monotonic() - started < 1
         assert gateway.records.count("get_or_create_agent") == 1
 
     async def test_a_record_that_cannot_be_made_stops_nobody(
@@ -255,12 +255,12 @@ class TestTouches:
     async def test_what_is_being_written_when_it_fails_is_kept(
         self, gateway: Gateway, failure: BaseException, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        await gateway.message()
-        await gateway.message(target="/agent/my-coder/anthropic/v1/messages")
+        await get(gateway, "/anthropic")
+        await get(gateway, "/agent/my-coder/anthropic")
 
         async def fails(function: str, arguments: Any) -> Any:
             gateway.clock.advance(1)
-            await gateway.message()  # seen again meanwhile
+            await get(gateway, "/anthropic")  # seen again meanwhile
             raise failure
 
         with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smoltbot_worker.env import EnvValidationError
+from smoltbot_worker.variables import EnvValidationError
 
 from .support import Gateway
 

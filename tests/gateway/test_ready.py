@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smoltbot_worker import health
+from smoltbot_worker.admission.license import LicenseGate
 from smoltbot_worker.events import RecordsChanged
-from smoltbot_worker.ports import RecordsUnavailable
-from worker_compat.errors import KVError, StoreUnavailable
+from smoltbot_worker.ports import RecordStore, RecordsUnavailable
+from tests.unit.license_support import NOW as SECONDS
+from tests.unit.license_support import VALIDATE, Issuer, database, gate_for
+from worker_compat.errors import ConnectFailed, KVError, StoreUnavailable
 from worker_compat.kv import KVNamespace
 from worker_compat.memory import MemoryKVStore
 from worker_compat.ports import KVEntry
 from worker_compat.response import Response
+from worker_compat.testing import FakeClock
 
-from .support import MESSAGES, Gateway, Got
+from .support import MESSAGES, THOUGHT, Gateway, Got
 
 NOW = "2023-11-14T22:13:20.000Z"
 
@@ -124,7 +130,7 @@ async def test_a_database_that_goes_away_later(mode: str, expected: tuple[int, s
 
 
 async def test_what_readiness_finds_out_the_relay_knows() -> None:
-    gateway = Gateway({MESSAGES: Response(b"ok")})
+    gateway = Gateway({MESSAGES: Response(THOUGHT)})
     gateway.records.error = RecordsUnavailable("gone")
     await ready(gateway)
     calls = len(gateway.records.calls)
@@ -201,3 +207,121 @@ async def test_readable_is_not_writable(mode: str, expected: tuple[int, str]) ->
     gateway.records.call = call  # type: ignore[method-assign]
     assert (await ready(gateway))[1]["status"] == "ready"
     assert list(gateway.records.seen) == ["smolt-9d08aa51"]
+
+
+ISSUER = Issuer()
+YES, NO = Response.from_json({"valid": True}), Response(b"", 403)
+
+
+class Licensed:
+    """A gateway with a license, whose issuer gives these answers in turn, and then the last one for ever."""
+
+    def __init__(self, store: RecordStore, *answers: Any, token: str | None = None, mode: str = "required") -> None:
+        self.answers = list(answers)
+        self.gateway = Gateway({f"POST {VALIDATE}": self._answer})
+        self.gateway.env.license = gate_for(
+            ISSUER.license() if token is None else token, store, self.gateway.clock, key=ISSUER.hex, LICENSE_MODE=mode
+        )
+
+    def _answer(self, request: object) -> Response:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        assert isinstance(answer, Response)
+        return answer.clone()
+
+    async def check(self, later: float = 0.0) -> None:
+        self.gateway.clock.advance(later)
+        with self.gateway.runtime.use():
+            await self.gateway.env.license.check()
+
+    async def shown(self) -> tuple[int, str, dict[str, Any]]:
+        status, body = await ready(self.gateway)
+        return status, body["status"], body["checks"]["license"]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[RecordStore]:
+    async with database(tmp_path, FakeClock()) as opened:
+        yield opened
+
+
+async def test_a_license_that_nobody_has_judged_yet(store: RecordStore) -> None:
+    # The first judgement takes some seconds at most; until then a required license stops traffic.
+    assert await Licensed(store, YES).shown() == (503, "not_ready", {"ok": False, "status": "pending"})
+    assert await Licensed(store, YES, mode="optional").shown() == (200, "ready", {"ok": True, "status": "pending"})
+
+
+async def test_a_valid_license(store: RecordStore) -> None:
+    licensed = Licensed(store, YES)
+    await licensed.check()
+    assert await licensed.shown() == (200, "ready", {"ok": True, "status": "valid"})
+
+
+async def test_a_license_that_ends_soon(store: RecordStore) -> None:
+    licensed = Licensed(store, YES, token=ISSUER.license(exp=SECONDS + 3600))
+    await licensed.check()
+    expected = {"ok": True, "status": "valid", "warning": "license_expires_soon"}
+    assert await licensed.shown() == (200, "ready", expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "token", "error"),
+    [
+        (YES, "x", "license_parse_error"),
+        (YES, Issuer(2).license(), "license_signature_invalid"),
+        (Response(b"", 401), None, "license_signature_invalid"),
+        (YES, ISSUER.license(exp=SECONDS - 1), "license_expired"),
+        (Response(b"", 410), None, "license_expired"),
+        (NO, None, "license_revoked"),
+        (Response(b"", 409), None, "license_activation_limit"),
+        (Response.from_json({"valid": False}), None, "license_validation_failed"),
+        (Response(b"", 500), None, "license_unreachable"),
+        (ConnectFailed("refused"), None, "license_unreachable"),
+    ],
+)
+async def test_each_error_of_a_license_is_shown(store: RecordStore, answer: Any, token: str | None, error: str) -> None:
+    licensed = Licensed(store, answer, token=token)
+    await licensed.check()
+    # 200: the process answers, /v1 and its health included; provider routes say 403 with the reason.
+    assert await licensed.shown() == (200, "degraded", {"ok": False, "status": "invalid", "error": error})
+    licensed = Licensed(store, answer, token=token, mode="optional")
+    await licensed.check()
+    assert await licensed.shown() == (200, "ready", {"ok": True, "status": "invalid", "warning": error})
+
+
+async def test_a_license_that_is_missing(store: RecordStore) -> None:
+    gateway = Gateway()
+    values = dict.fromkeys(("mnemom_license_jwt", "mnemom_analyze_url", "gateway_version", "deployment_id"), "")
+    gateway.env.license = LicenseGate.from_values(
+        {**values, "license_mode": "required"}, None, store, gateway.telemetry
+    )
+    expected = {"ok": False, "status": "invalid", "error": "license_missing"}
+    assert (await ready(gateway))[1]["checks"]["license"] == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "warning", "error"),
+    [
+        (ConnectFailed("refused"), "license_validation_unreachable_grace", "license_unreachable"),
+        (Response(b"", 409), "license_validation_failed_grace", "license_activation_limit"),
+    ],
+)
+async def test_a_license_in_its_grace_and_after_it(store: RecordStore, answer: Any, warning: str, error: str) -> None:
+    licensed = Licensed(store, YES, answer)
+    await licensed.check()
+    await licensed.check(later=7 * 86_400 - 1)
+    assert await licensed.shown() == (200, "ready", {"ok": True, "status": "grace", "warning": warning})
+    await licensed.check(later=1)
+    assert await licensed.shown() == (200, "degraded", {"ok": False, "status": "invalid", "error": error})
+
+
+async def test_an_expired_license_in_its_grace_and_after_it(store: RecordStore) -> None:
+    licensed = Licensed(store, YES, token=ISSUER.license(exp=SECONDS + 3600))
+    await licensed.check()
+    await licensed.check(later=3601)
+    expected: dict[str, Any] = {"ok": True, "status": "grace", "warning": "license_expired_grace_period"}
+    assert await licensed.shown() == (200, "ready", expected)
+    await licensed.check(later=7 * 86_400 - 3601)
+    expected = {"ok": False, "status": "invalid", "error": "license_expired"}
+    assert await licensed.shown() == (200, "degraded", expected)

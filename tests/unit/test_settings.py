@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from smoltbot_host import settings
-from smoltbot_worker.env import LATER, EnvValidationError, read_variables
+from smoltbot_worker.env import LATER, read_variables
+from smoltbot_worker.variables import EnvValidationError
 
 
 def toml(folder: Path, text: str) -> dict[str, str]:
@@ -46,6 +47,8 @@ class TestFiles:
             "SUPABASE_URL",
             "ED25519_SIGNING_KEY",
             "ED25519_KEY_ID",
+            "QUEUE_URL",
+            "QUEUE_ENCRYPTION_KEY",
             "ADMIN_TOKEN",
             "READ_TOKEN",
         ],
@@ -89,18 +92,21 @@ class TestFiles:
             "PORT": "x",
             "SUPABASE_URL": "https://x",
             "ED25519_SIGNING_KEY_FILE": str(tmp_path),
+            "QUEUE_ENCRYPTION_KEY_FILE": str(tmp_path),
             "MNEMOM_ANALYZE_URL": "https://x",
             "MNEMOM_API_KEY_FILE": str(tmp_path / "none"),
         }
-        # Neither key is called missing: its file was named, and could not be read.
+        # No such key is called missing: its file was named, and could not be read.
         names = sorted(line.replace(":", " ").split()[0] for line in complaints(environ))
         assert names == [
-            "ED25519_SIGNING_KEY_FILE", "HOST_FILE", "MNEMOM_API_KEY_FILE", "PORT", "SMOLTBOT_CONFIG", "SUPABASE_KEY",
+            "ED25519_SIGNING_KEY_FILE", "HOST_FILE", "MNEMOM_API_KEY_FILE", "PORT", "QUEUE_ENCRYPTION_KEY_FILE",
+            "QUEUE_URL", "SMOLTBOT_CONFIG", "SUPABASE_KEY",
         ]  # fmt: skip
 
     def test_who_signs_nothing_misses_no_key(self, tmp_path: Path) -> None:
         environ = {"DATABASE_URL": "postgresql://h/d", "HOST_FILE": str(tmp_path)}
-        assert [line.split()[0] for line in complaints(environ)] == ["ED25519_SIGNING_KEY", "HOST_FILE:"]
+        names = [line.split()[0] for line in complaints(environ)]
+        assert names == ["ED25519_SIGNING_KEY", "QUEUE_ENCRYPTION_KEY", "HOST_FILE:"]
         with pytest.raises(EnvValidationError) as caught:
             settings.load(environ, signs=False)
         assert caught.value.missing == []
