@@ -51,6 +51,8 @@ class Default(WorkerEntrypoint):
             return self._finish(request, request_id, answers.preflight(self._origins(target), origin))
         route = find_route(target)
         if route is not None and env.relays:
+            if not env.license.allows:
+                return self._finish(request, request_id, _unlicensed())
             return await proxy.handle(request, env, self.ctx, route, request_id)
         response = await self._own(request, target.partition("?")[0])
         return self._finish(request, request_id, response)
@@ -77,7 +79,7 @@ class Default(WorkerEntrypoint):
                 content_type, page = env.metrics_page()
                 return Response.from_raw(200, None, [(b"Content-Type", content_type.encode())], page)
             if path == "/models.json" and env.relays:
-                return _models(env.models_file)
+                return _models(env.models_file) if env.license.allows else _unlicensed()
         return answers.error_answer(404, "Not found", "not_found", message=_ROUTES if env.relays else _NO_PROXY)
 
     def _finish(self, request: Request, request_id: str, response: Response, *, counted: bool = False) -> Response:
@@ -116,6 +118,10 @@ def _first_segment(target: str) -> tuple[str, str]:
     if slash == -1:
         return target[1:], "/"
     return target[1:slash], target[slash:]
+
+
+def _unlicensed() -> Response:
+    return answers.error_answer(403, "License invalid or expired", "license_error")
 
 
 @cache

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def explained(run: Callable[[], T]) -> T:
     """The result of ``run``; exit code 1 for settings, files and databases that cannot be used."""
-    from smoltbot_worker.env import EnvValidationError
+    from smoltbot_worker.variables import EnvValidationError
     from worker_compat.errors import ConfigError, StoreUnavailable
 
     try:

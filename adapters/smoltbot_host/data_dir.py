@@ -13,15 +13,16 @@ from worker_compat.errors import ConfigError
 from . import key_file
 
 ADMIN_TOKEN = "admin.token"
+QUEUE_KEY = "queue.key"
 
 GENERATED: dict[str, Callable[[], str]] = {
     key_file.NAME: lambda: key_file.text_of(key_file.StoredKey(key_file.new_seed())),
-    "queue.key": lambda: secrets.token_hex(32),
+    QUEUE_KEY: lambda: secrets.token_hex(32),
     ADMIN_TOKEN: lambda: secrets.token_urlsafe(32),
 }
 """Files made on first start, mode 0600: Ed25519 seed and AES-256 key as 64 hex, and the admin's bearer token."""
 
-_SHAPES = {"queue.key": r"[0-9a-fA-F]{64}", ADMIN_TOKEN: r"[!-~]{16,}"}
+_SHAPES = {QUEUE_KEY: r"[0-9a-fA-F]{64}", ADMIN_TOKEN: r"[!-~]{16,}"}
 
 
 def prepare(path: str) -> list[str]:
@@ -54,6 +55,11 @@ def check(path: str) -> None:
 def admin_token(path: str) -> str:
     """The token in the folder, which :func:`prepare` has made."""
     return _content(Path(path) / ADMIN_TOKEN)
+
+
+def queue_key(path: str) -> bytes:
+    """The 32 bytes of the key that seals, which :func:`prepare` has made."""
+    return bytes.fromhex(_content(Path(path) / QUEUE_KEY))
 
 
 def _content(file: Path) -> str:

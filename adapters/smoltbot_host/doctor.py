@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from smoltbot_worker.env import EnvValidationError, read_variables
-from smoltbot_worker.ports import RecordsUnavailable
+from smoltbot_worker.env import read_variables
+from smoltbot_worker.ports import LicenseInvalid, RecordsUnavailable
+from smoltbot_worker.variables import EnvValidationError
 from worker_compat import registry
 from worker_compat.errors import ConfigError, StoreUnavailable
 from worker_compat_sqlite import database_path
 
-from . import data_dir, records, settings, signing_keys
+from . import data_dir, license, queue, records, settings, signing_keys
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ def examine(environ: Mapping[str, str], *, network: bool) -> list[Finding]:
     findings.append(asyncio.run(_database(values)))
     findings.append(asyncio.run(_signing_key(values, findings[-1].level == "ok")))
     findings.append(asyncio.run(_kv(values["kv_url"])))
+    findings.append(asyncio.run(_queue(values)))
+    findings += _license(values)
     if network:
         findings += _providers(values)
     return findings
@@ -118,6 +123,45 @@ async def _kv(url: str) -> Finding:
     except (ConfigError, StoreUnavailable) as error:
         return Finding("error", "KV_URL", str(error))
     return Finding("ok", "KV_URL", url.partition(":")[0])
+
+
+async def _queue(values: dict[str, Any]) -> Finding:
+    """Whether there is a queue that can be used; the tables of one in PostgreSQL are only looked for."""
+    subject = "QUEUE_URL"
+    try:
+        if not values["queue_url"]:
+            await queue.check(values)
+            return Finding("ok", subject, "the database of the records")
+        async with registry.open_queue(url := queue.queue_url(values)) as store:
+            depth = await store.depth()
+    except (ConfigError, StoreUnavailable) as error:
+        return Finding("error", subject, str(error))
+    return Finding("ok", subject, f"{url.partition(':')[0]}, {depth.waiting} exchanges wait")
+
+
+def _license(values: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the license, if there is one, can be believed; its issuer is not asked."""
+    subject, token = "license", values["mnemom_license_jwt"]
+    bad = "error" if values["license_mode"] == "required" else "warning"
+    try:
+        reader = license.load_reader(values["license_public_key"])
+        claims = reader.read(token) if token else None
+    except ConfigError as error:
+        yield Finding("error", subject, str(error))
+    except LicenseInvalid as error:
+        yield Finding(bad, subject, f"{error.code}; ask its issuer for another one")
+    else:
+        if claims is None:
+            return
+        until = f"{datetime.fromtimestamp(claims.expires_at, UTC):%Y-%m-%d}"
+        if claims.expires_at < time.time():
+            yield Finding(bad, subject, f"{claims.license_id} expired on {until}; ask its issuer for another one")
+        elif not claims.verified:
+            yield Finding(
+                "ok", subject, f"{claims.license_id}, until {until}; its issuer alone can tell whether it counts"
+            )
+        else:
+            yield Finding("ok", subject, f"{claims.license_id}, until {until}")
 
 
 def _providers(values: dict[str, Any]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Metrics of the relay path: counted in plain dictionaries, made into Prometheus families when scraped.
 
 A counter of prometheus-client takes a lock and a histogram walks its buckets: more than the rest of the gateway's
-bookkeeping for a request. Everything off that path uses prometheus-client directly.
+bookkeeping for a request. Everything off that path uses prometheus-client directly: :class:`ControlMetrics`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
+from prometheus_client import Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ANALYSIS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 TTFB_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -39,6 +41,32 @@ class _Histogram:
         return rows
 
 
+LICENSE_STATES = ("none", "pending", "valid", "grace", "invalid")
+
+
+class ControlMetrics:
+    """What is done about verdicts, and the state of what that depends on. Labels are a fixed, small set."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(name, help, labels, registry=registry)
+
+        self.nudges = counter("gateway_nudges_total", "Notices to agents", "event")
+        self.blocks = counter("gateway_enforcement_blocks_total", "Answers withheld")
+        self.containment = counter("gateway_containment_changes_total", "Changes of containment", "action")
+        self.drifts = counter("gateway_drift_alerts_total", "Runs of drift")
+        self.webhooks = counter("gateway_webhook_deliveries_total", "Attempts at a delivery", "result")
+        self.lost = counter("gateway_exchanges_lost_total", "Exchanges given up before they were in the queue")
+        self.delayed = Gauge("gateway_exchanges_delayed", "Exchanges waiting for the queue", registry=registry)
+        self.breaker = Gauge("gateway_circuit_breaker_open", "1 while nobody is asked", registry=registry)
+        self._license = Gauge("gateway_license_status", "1 for the current state", ["state"], registry=registry)
+
+    def license(self, state: str) -> None:
+        """Note the license's state."""
+        for known in LICENSE_STATES:
+            self._license.labels(known).set(1 if known == state else 0)
+
+
 class RelayMetrics(Collector):
     """Requests, verdicts, outcomes, durations. Labels are a fixed, small set: never an agent."""
 
@@ -48,6 +76,7 @@ class RelayMetrics(Collector):
         self._outcomes: dict[tuple[str, str], int] = {}
         self._duration: dict[str, _Histogram] = {}
         self._ttfb: dict[str, _Histogram] = {}
+        self._analysis = _Histogram(ANALYSIS_BUCKETS)
         registry.register(self)
 
     def request(self, provider: str, status: int) -> None:
@@ -55,7 +84,7 @@ class RelayMetrics(Collector):
         key = (provider, status)
         self._requests[key] = self._requests.get(key, 0) + 1
 
-    def exchange(self, provider: str, verdict: str, outcome: str, duration_s: float, ttfb_s: float | None) -> None:
+    def exchange(self, provider: str, outcome: str, duration_s: float, ttfb_s: float | None) -> None:
         """Count an exchange that ended; ``ttfb_s`` is None when the provider gave no answer."""
         key = (provider, outcome)
         self._outcomes[key] = self._outcomes.get(key, 0) + 1
@@ -66,7 +95,14 @@ class RelayMetrics(Collector):
         duration.observe(duration_s)
         if ttfb_s is not None:
             self._ttfb[provider].observe(ttfb_s)
-            self._checks[verdict] = self._checks.get(verdict, 0) + 1
+
+    def verdict(self, verdict: str) -> None:
+        """Count a final verdict."""
+        self._checks[verdict] = self._checks.get(verdict, 0) + 1
+
+    def analysis(self, duration_s: float) -> None:
+        """Count an analysis by its time."""
+        self._analysis.observe(duration_s)
 
     def collect(self) -> Iterable[Metric]:
         """For the registry."""
@@ -91,3 +127,6 @@ class RelayMetrics(Collector):
             for provider, histogram in list(book.items()):
                 family.add_metric([provider], histogram.buckets(), histogram.total)
             yield family
+        family = HistogramMetricFamily("gateway_analysis_duration_seconds", "Of one analysis of an answer")
+        family.add_metric([], self._analysis.buckets(), self._analysis.total)
+        yield family

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from smoltbot_worker.env import read_variables
 from worker_compat.errors import ConfigError
 
-from . import data_dir, records, settings
+from . import data_dir, queue, records, settings
 
 
 def migrate(environ: Mapping[str, str], *, dry_run: bool, wait_s: float) -> list[str]:
@@ -25,4 +25,6 @@ def migrate(environ: Mapping[str, str], *, dry_run: bool, wait_s: float) -> list
     if not dry_run and records.is_embedded(url) and not values["database_url"]:
         data_dir.prepare(values["data_dir"])
     names: list[str] = asyncio.run(adapter.migrate(url, folder, dry_run=dry_run, wait_s=wait_s))
+    if not dry_run:
+        asyncio.run(queue.share(values))
     return names

@@ -9,21 +9,24 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from smoltbot_worker.env import EnvValidationError, read_variables
+from smoltbot_worker.env import read_variables
 from smoltbot_worker.gateway import Default
 from smoltbot_worker.ports import RecordsUnavailable
+from smoltbot_worker.variables import EnvValidationError
 from worker_compat.errors import ConfigError, StoreUnavailable
 
-from . import data_dir, logs, records, schedule, settings, signing_keys
+from . import chores, data_dir, logs, queue, records, settings, signing_keys
 from .wiring import Wiring, wire
 
 log = logging.getLogger("smoltbot")
 
 _RETRY_S = 2.0
+_LAST_TRY_S = 2.0
 
 
 def serve(environ: Mapping[str, str]) -> int:
@@ -43,6 +46,8 @@ def serve(environ: Mapping[str, str]) -> int:
             log.info("made %s in DATA_DIR, readable by this user only; back it up", name)
         if values["kv_url"].startswith("memory:"):
             log.warning("KV is in memory: this is for a single node, and is empty after a restart")
+        if values["queue_url"].startswith("memory:"):
+            log.warning("exchanges wait in memory: those that are not checked when the process ends are lost")
         _raise_file_limit()
         # The database's threads must get their turn beside a busy event loop; 5 ms, the default, starves them.
         sys.setswitchinterval(0.0005)
@@ -66,12 +71,11 @@ async def _run(values: dict[str, Any], writer: logs.LogWriter) -> int:
             return _cannot_listen(serving.exception(), values)
         address = "{}:{}".format(*wiring.host.addresses[0])
         log.info("listening on http://%s as %s", address, wiring.env.smoltbot_role)
-        chores = [asyncio.create_task(_prepare_records(wiring, values))]
-        if wiring.env.schedules:
-            chores.append(asyncio.create_task(schedule.run(wiring.runtime, wiring.env)))
-        await _until_stopped(stop, serving, chores[0])
-        failure = chores[0].exception() if chores[0].done() and not chores[0].cancelled() else None
-        await _end(wiring, serving, chores)
+        preparing = asyncio.create_task(_prepare_records(wiring, values))
+        working = asyncio.create_task(chores.run(wiring, preparing))
+        await _until_stopped(stop, serving, preparing)
+        failure = preparing.exception() if preparing.done() and not preparing.cancelled() else None
+        await _end(wiring, serving, {preparing, working})
         if failure is not None:
             raise failure
         return 0
@@ -99,6 +103,7 @@ async def _prepare_records(wiring: Wiring, values: dict[str, Any]) -> None:
                 for name in await records.adapter(url).migrate(url, records.schema_dir(url), wait_s=_RETRY_S):
                     log.info("applied migration %s", name)
             await records.check_schema(env.records, url)
+            await queue.check(values)
             await signing_keys.use(env.records, wiring.crypto, values)
         except (StoreUnavailable, RecordsUnavailable) as error:
             reason = records.reason(error)
@@ -119,20 +124,27 @@ async def _prepare_records(wiring: Wiring, values: dict[str, Any]) -> None:
         return
 
 
-async def _end(wiring: Wiring, serving: asyncio.Task[None], chores: list[asyncio.Task[None]]) -> None:
+async def _end(wiring: Wiring, serving: asyncio.Task[None], others: set[asyncio.Task[None]]) -> None:
     """Readiness first, then the streams, then what they left behind."""
     env = wiring.env
     env.state.draining = True
     log.info("ending: %d requests in flight", wiring.host.in_flight)
     wiring.host.stop(env.shutdown_grace_s)
     await serving
-    for chore in chores:
-        chore.cancel()
-    await asyncio.wait(chores)
+    for task in others:
+        task.cancel()
+    await asyncio.gather(asyncio.wait(others), _drain(wiring))
+    log.info("ended")
+
+
+async def _drain(wiring: Wiring) -> None:
+    """Write what is still in memory, within ``DRAIN_TIMEOUT_S`` and the time of one more try."""
+    env = wiring.env
+    until = time.monotonic() + env.drain_timeout_s
     if not await env.agents.flush():
         log.error("the last sightings of agents could not be written")
-    await wiring.runtime.background.drain(env.drain_timeout_s)
-    log.info("ended")
+    await wiring.runtime.background.drain(until - time.monotonic())
+    await env.exchanges.drain(max(_LAST_TRY_S, until - time.monotonic()))
 
 
 def _on_signals(stop: asyncio.Event) -> None:

@@ -19,10 +19,26 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from smoltbot_worker.events import CronRan, Event, ExchangeEnded, RecordsChanged, RequestAnswered, UpstreamFailed
+from smoltbot_worker.events import (
+    AnswerBlocked,
+    BreakerChanged,
+    CheckEnded,
+    ContainmentChanged,
+    CronRan,
+    DriftFound,
+    Event,
+    ExchangeEnded,
+    ExchangesDelayed,
+    LicenseChanged,
+    NudgesChanged,
+    RecordsChanged,
+    RequestAnswered,
+    UpstreamFailed,
+    WebhookSettled,
+)
 
 from .logs import LEVELS, LogWriter
-from .metrics import RelayMetrics
+from .metrics import ControlMetrics, RelayMetrics
 
 log = logging.getLogger("smoltbot")
 
@@ -64,8 +80,10 @@ class PrometheusTelemetry:
     def __init__(self, logs: LogWriter | None, level: str = "info") -> None:
         self.registry = CollectorRegistry()
         self._logs = logs if LEVELS[level] <= logging.INFO else None
+        self._warnings = logs if LEVELS[level] <= logging.WARNING else None
         counter, registry = Counter, self.registry
         self._relay = RelayMetrics(registry)
+        self._control = ControlMetrics(registry)
         self._failures = counter(
             "gateway_upstream_errors_total", "Requests without an answer", ["provider", "kind"], registry=registry
         )
@@ -84,12 +102,25 @@ class PrometheusTelemetry:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self._takers: dict[type, Callable[[Any], None]] = {
+        self._waiting = False
+        self._takers = self._by_event()
+
+    def _by_event(self) -> dict[type, Callable[[Any], None]]:
+        return {
             ExchangeEnded: self._exchange,
             RequestAnswered: self._answered,
             UpstreamFailed: self._failed,
             RecordsChanged: self._changed,
             CronRan: self._ran,
+            CheckEnded: self._checked,
+            AnswerBlocked: self._blocked,
+            BreakerChanged: self._breaker,
+            NudgesChanged: self._nudged,
+            ContainmentChanged: self._contained,
+            DriftFound: self._drifted,
+            WebhookSettled: self._delivered,
+            LicenseChanged: self._licensed,
+            ExchangesDelayed: self._delayed,
         }
 
     def emit(self, event: Event) -> None:
@@ -120,7 +151,9 @@ class PrometheusTelemetry:
 
     def _exchange(self, event: ExchangeEnded) -> None:
         self._relay.request(event.provider, event.status)
-        self._relay.exchange(event.provider, event.verdict, event.outcome, event.duration_s, event.ttfb_s)
+        self._relay.exchange(event.provider, event.outcome, event.duration_s, event.ttfb_s)
+        if event.ttfb_s is not None and not event.checked:
+            self._relay.verdict(event.verdict)
         if self._logs is not None:
             self._log(event)
 
@@ -168,3 +201,71 @@ class PrometheusTelemetry:
 
     def _ran(self, event: CronRan) -> None:
         self._cron.labels(event.job, event.result).inc()
+
+    def _checked(self, event: CheckEnded) -> None:
+        self._relay.verdict(event.verdict)
+        if event.analysis_s is not None:
+            self._relay.analysis(event.analysis_s)
+        level, logs = ("warn", self._warnings) if event.verdict == "boundary_violation" else ("info", self._logs)
+        if logs is None:
+            return
+        fields = {
+            "request_id": event.request_id,
+            "agent_id": event.agent_id,
+            "session_id": event.session_id,
+            "checkpoint_id": event.checkpoint_id,
+            "provider": event.provider,
+            "verdict": event.verdict,
+            "reason": event.reason,
+            "source": event.source,
+            "streaming": event.streaming,
+            "analysis_ms": None if event.analysis_s is None else round(event.analysis_s * 1000, 2),
+            "concerns": len(event.concerns),
+        }
+        logs.write(level, "check", fields)
+
+    def _blocked(self, event: AnswerBlocked) -> None:
+        self._control.blocks.inc()
+        log.warning("an answer to %s was withheld: %s (%s)", event.agent_id, event.reason, event.request_id)
+
+    def _breaker(self, event: BreakerChanged) -> None:
+        self._control.breaker.set(1 if event.open else 0)
+        if event.open:
+            log.warning("the analysis failed again and again: nobody is asked for a while, checks end as `error`")
+        else:
+            log.warning("the analysis is asked again")
+
+    def _nudged(self, event: NudgesChanged) -> None:
+        self._control.nudges.labels(event.change).inc(event.count)
+
+    def _contained(self, event: ContainmentChanged) -> None:
+        self._control.containment.labels(event.action).inc()
+        log.warning("containment of %s: %s, now %s", event.agent_id, event.action, event.status)
+
+    def _drifted(self, event: DriftFound) -> None:
+        self._control.drifts.inc()
+        log.warning("%s drifts: %s, %s (%s)", event.agent_id, event.direction, event.severity, event.session_id)
+
+    def _delivered(self, event: WebhookSettled) -> None:
+        self._control.webhooks.labels(event.outcome).inc()
+        if event.outcome == "failed":
+            text = "the webhook %s was given up for %s: %s"
+            log.warning(text, event.delivery_id, event.registration_id, event.detail)
+
+    def _licensed(self, event: LicenseChanged) -> None:
+        self._control.license(event.state)
+        if event.state == "invalid":
+            log.warning("the license does not count: %s", event.code)
+        elif event.code:
+            log.warning("the license counts for now: %s", event.code)
+        elif event.state == "valid":
+            log.info("the license is valid")
+
+    def _delayed(self, event: ExchangesDelayed) -> None:
+        self._control.lost.inc(event.lost)
+        if event.lost:
+            log.error("exchanges were lost and will have no checkpoint: %d", event.lost)
+        if bool(event.count) != self._waiting:
+            self._waiting = bool(event.count)
+            log.warning("the queue cannot be reached: exchanges wait in memory" if event.count else "the queue is back")
+        self._control.delayed.set(event.count)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from uuid import uuid4
 
 from smoltbot_worker.admission.agents import Agent
 from smoltbot_worker.events import ExchangeEnded
-from smoltbot_worker.ports import Telemetry
+from smoltbot_worker.ports import Json, Telemetry
 from worker_compat.errors import FetchError
 from worker_compat.streams import ByteSource
 
+from .capture import BodyTooLarge, Capture
+from .message import ExchangeMessage
 from .providers import Provider
 
 CLIENT_CLOSED = 499
@@ -20,11 +24,15 @@ class Exchange:
     """What is known of an exchange so far; emits one :class:`ExchangeEnded` when it is over."""
 
     __slots__ = (
-        "_agent", "_bytes_out", "_ended", "_started", "_telemetry", "_ttfb", "generation", "method", "path",
-        "provider", "reason", "request_id", "session_id", "status", "streaming", "upstream_request_id", "verdict",
+        "_agent", "_bytes_out", "_ended", "_started", "_telemetry", "_ttfb", "action", "certificate_id", "chain_hash",
+        "checkpoint_id", "checks", "created_at", "generation", "method", "mutations", "nudges", "path", "proceed",
+        "provider", "quota", "reason", "recorded", "request", "request_encoding", "request_id", "response_encoding",
+        "session_id", "source", "status", "streaming", "upstream_request_id", "verdict",
     )  # fmt: skip
 
-    def __init__(self, telemetry: Telemetry, provider: Provider, method: str, path: str, request_id: str) -> None:
+    def __init__(
+        self, telemetry: Telemetry, provider: Provider, method: str, path: str, request_id: str, now: float
+    ) -> None:
         self._telemetry = telemetry
         self._started = time.perf_counter()
         self._ttfb: float | None = None
@@ -35,18 +43,40 @@ class Exchange:
         self.method = method
         self.path = path
         self.request_id = request_id
+        self.created_at = now
         self.session_id = ""
         self.generation = False
+        self.checks = False
+        """A 2xx answer of this exchange gets a checkpoint."""
+        self.recorded = False
+        """Its checkpoint is made, or its message is on its way to the observer."""
+        self.request: Capture | None = None
+        self.request_encoding = ""
+        self.response_encoding = ""
+        self.mutations: list[Mapping[str, Json]] = []
+        self.nudges = 0
+        self.quota: list[tuple[bytes, bytes]] = []
         self.status = 0
         self.streaming = False
         self.verdict = ""
         self.reason = ""
+        self.action = ""
+        self.proceed: bool | None = None
+        self.source = ""
+        self.checkpoint_id = ""
+        self.certificate_id = ""
+        self.chain_hash = ""
         self.upstream_request_id = ""
 
     @property
     def agent(self) -> Agent | None:
         """Whose exchange it is, once that is known."""
         return self._agent
+
+    @property
+    def is_due(self) -> bool:
+        """Whether its answer, whose head is here, has to be checked."""
+        return self.checks and 200 <= self.status <= 299
 
     def admitted(self, agent: Agent, session_id: str) -> None:
         """The agent is known."""
@@ -66,6 +96,36 @@ class Exchange:
     def relayed(self, chunk: bytes) -> None:
         """Bytes of the answer pass."""
         self._bytes_out += len(chunk)
+
+    def message(self, body: bytes, *, version: str, truncated: bool = False, cut: bool = False) -> ExchangeMessage:
+        """The exchange as it waits for its check; ``body`` is what was kept of the answer, as it came."""
+        agent, request = self._agent, self.request
+        assert agent is not None
+        if not self.checkpoint_id:
+            self.checkpoint_id = f"ic-{uuid4()}"
+        return ExchangeMessage(
+            id=self.request_id,
+            checkpoint_id=self.checkpoint_id,
+            created_at=self.created_at,
+            agent_id=agent.id,
+            agent_hash=agent.hash,
+            session_id=self.session_id,
+            gateway_version=version,
+            provider=self.provider.name,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            streamed=self.streaming,
+            duration_ms=round((time.perf_counter() - self._started) * 1000),
+            request_encoding=self.request_encoding,
+            response_encoding=self.response_encoding,
+            request_body=b"" if request is None else request.data(),
+            response_body=body,
+            body_truncated=truncated,
+            cut=cut,
+            mutations=self.mutations,
+            nudge_count=self.nudges,
+        )
 
     def end(self, outcome: str) -> None:
         """It is over; only the first call counts."""
@@ -92,6 +152,7 @@ class Exchange:
                 self._ttfb,
                 outcome,
                 self.upstream_request_id,
+                self.recorded,
             )
         )
 
@@ -134,34 +195,3 @@ class Tap(ByteSource):
     def close(self, reason: BaseException | None = None) -> None:
         self._source.close(reason)
         self._exchange.end("client-left")
-
-
-class BodyTooLarge(FetchError):
-    """A request body went over ``MAX_BODY_BYTES`` while it was passing."""
-
-
-class Limited(ByteSource):
-    """Passes a request body on and breaks it off beyond ``limit`` bytes."""
-
-    __slots__ = ("_left", "_source", "length")
-
-    def __init__(self, source: ByteSource, limit: int) -> None:
-        self._source = source
-        self._left = limit
-        self.length = source.length
-
-    async def pull(self) -> bytes:
-        return self._counted(await self._source.pull())
-
-    def take(self) -> bytes | None:
-        whole = self._source.take()
-        return None if whole is None else self._counted(whole)
-
-    def close(self, reason: BaseException | None = None) -> None:
-        self._source.close(reason)
-
-    def _counted(self, chunk: bytes) -> bytes:
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise BodyTooLarge("the request body is larger than MAX_BODY_BYTES")
-        return chunk

@@ -11,9 +11,12 @@ _PASS, _DROP, _CONNECTION, _NOTE = range(4)
 _HOP_BY_HOP = frozenset((b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host"))
 _OURS = (b"x-smoltbot-", b"x-mnemom-", b"x-aip-")
 _REQUEST_NOTES = frozenset(
-    (b"x-api-key", b"authorization", b"x-goog-api-key", b"origin", b"x-smoltbot-agent", b"x-mnemom-agent", b"upgrade")
-)
-_RESPONSE_NOTES = frozenset((b"content-type", b"request-id", b"x-request-id"))
+    (
+        b"x-api-key", b"authorization", b"x-goog-api-key", b"origin", b"x-smoltbot-agent", b"x-mnemom-agent",
+        b"upgrade", b"content-encoding",
+    )
+)  # fmt: skip
+_RESPONSE_NOTES = frozenset((b"content-type", b"content-encoding", b"request-id", b"x-request-id"))
 _FORWARDED_NOTES = frozenset((b"x-api-key", b"authorization", b"x-goog-api-key", b"origin"))
 _MAX_MEMO = 4096
 REPEATED = b":repeated"

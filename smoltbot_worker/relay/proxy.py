@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smoltbot_worker import answers
+from smoltbot_worker.admission import containment, quota
 from smoltbot_worker.admission.agents import Agent
 from smoltbot_worker.admission.identity import bearer, digest_of, query_keys, valid_name
+from smoltbot_worker.control import nudges
 from smoltbot_worker.env import Env
 from smoltbot_worker.events import UpstreamFailed
 from worker_compat.context import ExecutionContext
@@ -16,12 +18,13 @@ from worker_compat.response import Response
 from worker_compat.runtime import fetch
 from worker_compat.streams import ReadableStream
 
-from .exchange import BodyTooLarge, Exchange, Limited, Tap
+from . import mutations
+from .capture import BodyTooLarge, Capture, Copied
+from .exchange import Exchange
 from .headers import REPEATED, REQUEST, RESPONSE, Lines
-from .providers import Provider, is_generation, streams
+from .inspection import finished, inspect, judge
+from .providers import Provider, is_generation
 
-_VERDICT = b"X-AIP-Verdict"
-_REASON = b"X-AIP-Reason"
 _NAME_RULE = (
     "An agent name has 1 to 64 letters, digits, '.', '_' or '-', begins with a letter or digit, "
     "and does not look like a key"
@@ -49,15 +52,17 @@ async def handle(request: Request, env: Env, ctx: ExecutionContext, route: Route
     """Relay one request; every way out records the exchange."""
     method = request.method
     path, _, query = route.target.partition("?")
-    exchange = Exchange(env.telemetry, route.provider, method, path, request_id)
+    exchange = Exchange(env.telemetry, route.provider, method, path, request_id, env.clock())
     exchange.generation = is_generation(route.provider, method, path)
     lines, notes = REQUEST.split(request.headers.raw)
     try:
         agent = await admit(request, env, ctx, route, query, notes, exchange)
-        upstream = await forward(request, env, route, lines, agent, exchange)
-        return inspect(upstream, env, exchange, notes)
+        upstream = await forward(request, env, ctx, route, lines, notes, agent, exchange)
+        return await inspect(upstream, env, ctx, exchange, notes)
     except Refused as refusal:
         return _refuse(refusal.response, env, exchange, notes)
+    except BodyTooLarge:
+        return _refuse(_too_large(env).response, env, exchange, notes)
     except Exception:
         exchange.refused(500)
         raise
@@ -84,91 +89,99 @@ async def admit(
     key = _provider_key(route.provider, notes, query)
     if name is not None and name.encode() == key:
         raise _refused(400, "Invalid agent name", "invalid_request", message="An agent's name must not be its key")
-    digest = digest_of(key, name)
-    agent = env.agents.known(digest)
-    if agent is None or (env.db_failure_mode == "closed" and not env.agents.available):
-        agent = await env.agents.find(digest, name, ctx)
-        if agent is None:
-            if env.db_failure_mode == "closed":
-                raise _refused(503, "Agent records unavailable", "storage_unavailable", (b"Retry-After", b"2"))
-            agent = Agent.derived(digest, name)
+    agent = await _known(digest_of(key, name), name, env, ctx)
     now = env.clock()
     exchange.admitted(agent, agent.session_line(now)[1].decode())
     if agent.recorded:
         env.agents.touch(agent, now, ctx)
+    _let_pass(agent, env, now, exchange)
     return agent
 
 
-async def forward(request: Request, env: Env, route: Route, lines: Lines, agent: Agent, exchange: Exchange) -> Response:
-    """Send the request on, byte for byte; :class:`Refused` when no answer comes."""
+def _let_pass(agent: Agent, env: Env, now: float, exchange: Exchange) -> None:
+    """:class:`Refused` for an agent that is contained, always, or whose account is used up, where that is enforced."""
+    if env.billing_enforcement_enabled:
+        decision = quota.decide(agent.quota, now)
+        exchange.quota = quota.lines(decision)
+        if (refusal := quota.refusal(decision)) is not None:
+            raise Refused(refusal)
+    if agent.containment != containment.ACTIVE:
+        raise Refused(containment.refused(agent.containment))
+
+
+async def _known(digest: str, name: str | None, env: Env, ctx: ExecutionContext) -> Agent:
+    """The agent, from memory as long as nothing of it has changed."""
+    agents = env.agents
+    agent = agents.known(digest)
+    closed = env.db_failure_mode == "closed"
+    if agent is None or (closed and not agents.available):
+        agent = await agents.find(digest, name, ctx)
+        if closed and (agent is None or not agents.available):
+            raise _refused(503, "Agent records unavailable", "storage_unavailable", (b"Retry-After", b"2"))
+    return agent or Agent.derived(digest, name)
+
+
+async def forward(
+    request: Request,
+    env: Env,
+    ctx: ExecutionContext,
+    route: Route,
+    lines: Lines,
+    notes: dict[bytes, bytes],
+    agent: Agent,
+    exchange: Exchange,
+) -> Response:
+    """Send the request on, byte for byte but for what is on the ledger; :class:`Refused` when no answer comes."""
     body = request.body
-    if body is not None and exchange.generation and _looked_at(env, agent):
-        body = _limited(body, env)
     inform = request.informational
-    onward = Request.outgoing(
-        env.upstream(route.provider.name) + route.target,
-        exchange.method,
-        lines,
-        body,
-        # A 1xx is an answer too: what only the gateway may say does not pass in it either.
-        inform and (lambda status, text, raw: inform(status, text, RESPONSE.split(raw)[0])),
-    )
     try:
+        if exchange.generation and _looked_at(env, agent):
+            exchange.checks = env.aip_enabled and agent.aip_enabled and agent.recorded and env.state.started
+            if body is not None:
+                body, lines = await _prepared(body, lines, notes, env, agent, exchange)
+        onward = Request.outgoing(
+            env.upstream(route.provider.name) + route.target,
+            exchange.method,
+            lines,
+            body,
+            # A 1xx is an answer too: what only the gateway may say does not pass in it either.
+            inform and (lambda status, text, raw: inform(status, text, RESPONSE.split(raw)[0])),
+        )
         response = await fetch(onward)
+        exchange.answered(response.status)
+        return response
     except BodyTooLarge:
         raise _too_large(env) from None
     except FetchError as error:
         raise _upstream_failed(env, exchange, error) from None
-    exchange.answered(response.status)
-    return response
+    finally:
+        if exchange.nudges:
+            delivered = 200 <= exchange.status <= 299
+            ctx.wait_until(nudges.settle(env, exchange.request_id, delivered, exchange.session_id, agent.id))
 
 
-def inspect(upstream: Response, env: Env, exchange: Exchange, notes: dict[bytes, bytes]) -> Response:
-    """The answer for the client: the provider's bytes, and the lines that say what became of it."""
-    lines, seen = RESPONSE.split(upstream.headers.raw)
-    exchange.streaming = streams(exchange.provider, exchange.path, seen.get(b"content-type"))
-    upstream_id = seen.get(b"request-id") or seen.get(b"x-request-id")
-    if upstream_id:
-        exchange.upstream_request_id = upstream_id.decode("latin-1")
-    _judge(env, exchange)
-    origin = notes.get(b"origin")
-    if origin is not None and not answers.has_cors(lines):
-        lines += answers.cors(env.cors_allow_origins, origin.decode("latin-1"))
-    lines += _own_lines(env, exchange)
-    body = upstream.body
-    if body is None:
-        exchange.end("complete")
-    else:
-        body = ReadableStream(Tap(body.detach(), exchange))
-    return Response.from_raw(upstream.status, upstream.reason, lines, body)
-
-
-def _judge(env: Env, exchange: Exchange) -> None:
-    """The verdict while no check exists yet: never one that looks as if a check had passed."""
-    agent = exchange.agent
-    if not env.aip_enabled or (agent is not None and not agent.aip_enabled):
-        exchange.verdict = "disabled"
-        return
-    exchange.verdict = "skipped"
-    if not env.agents.available or (agent is not None and not agent.recorded):
-        exchange.reason = "storage-unavailable"
-    elif not 200 <= exchange.status <= 299:
-        exchange.reason = "upstream-status"
-    elif not exchange.generation:
-        exchange.reason = "not-generation"
-    else:
-        exchange.reason = "no-analysis-configured"
-
-
-def _own_lines(env: Env, exchange: Exchange) -> Lines:
-    lines: Lines = [(b"x-smoltbot-request-id", exchange.request_id.encode())]
-    agent = exchange.agent
-    if agent is not None:
-        lines += (agent.id_line, (b"x-smoltbot-session", exchange.session_id.encode()))
-        lines.append((_VERDICT, exchange.verdict.encode()))
-        if exchange.reason:
-            lines.append((_REASON, exchange.reason.encode()))
-    return lines
+async def _prepared(
+    body: ReadableStream, lines: Lines, notes: dict[bytes, bytes], env: Env, agent: Agent, exchange: Exchange
+) -> tuple[ReadableStream, Lines]:
+    """A generation request on its way: bounded, copied for the check, changed where the agent's mode asks for it."""
+    source = body.detach()
+    if source.length is not None and source.length > env.max_body_bytes:
+        raise _too_large(env)
+    if not exchange.checks and source.length is not None:
+        return ReadableStream(source), lines
+    capture = Capture(env.max_capture_bytes if exchange.checks else 0)
+    body = ReadableStream(Copied(source, capture, env.max_body_bytes))
+    if not exchange.checks:
+        return body, lines
+    exchange.request = capture
+    exchange.request_encoding = notes.get(b"content-encoding", b"").decode("latin-1")
+    if agent.mode == "observe":
+        return body, lines
+    if agent.mode == "enforce":
+        lines = mutations.narrow_encodings(lines, exchange, env.decoders)
+    if agent.pending_nudges and not exchange.request_encoding:
+        return await mutations.deliver_nudges(body, lines, env, agent, exchange)
+    return body, lines
 
 
 def _agent_name(route: Route, notes: dict[bytes, bytes]) -> str | None:
@@ -211,13 +224,6 @@ def _looked_at(env: Env, agent: Agent) -> bool:
     return (env.aip_enabled and agent.aip_enabled) or agent.aap_enabled
 
 
-def _limited(body: ReadableStream, env: Env) -> ReadableStream:
-    source = body.detach()
-    if source.length is not None and source.length > env.max_body_bytes:
-        raise _too_large(env)
-    return ReadableStream(Limited(source, env.max_body_bytes) if source.length is None else source)
-
-
 def _too_large(env: Env) -> Refused:
     return _refused(
         413,
@@ -249,12 +255,7 @@ def _refused(status: int, error: str, kind: str, *lines: tuple[bytes, bytes], **
 def _refuse(response: Response, env: Env, exchange: Exchange, notes: dict[bytes, bytes]) -> Response:
     exchange.status = response.status
     if exchange.agent is not None:  # before that no provider was meant to see it: there is nothing to judge
-        _judge(env, exchange)
+        judge(env, exchange)
         if response.status == 413 and exchange.reason == "upstream-status":
             exchange.reason = "too-large"  # our own limit, not the provider's
-    lines = list(response.headers.raw)
-    origin = notes.get(b"origin")
-    lines += answers.cors(env.cors_allow_origins, None if origin is None else origin.decode("latin-1"))
-    lines += _own_lines(env, exchange)
-    exchange.refused(response.status)
-    return Response.from_raw(response.status, None, lines, response._release())
+    return finished(response, env, exchange, notes, "refused")

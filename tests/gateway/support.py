@@ -1,27 +1,36 @@
-"""What the tests of the gateway share: a database of dictionaries, a telemetry that remembers, a gateway on both."""
+"""What the tests of the gateway share: a telemetry that remembers, and a gateway on that and dictionaries."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from smoltbot_host.crypto import HostCrypto
 from smoltbot_worker.admission.agents import AgentDirectory
+from smoltbot_worker.admission.license import LicenseGate
+from smoltbot_worker.attestation.log import CheckpointLog
 from smoltbot_worker.env import Env, read_variables
 from smoltbot_worker.events import Event
 from smoltbot_worker.gateway import Default
 from smoltbot_worker.health import State
-from smoltbot_worker.ports import Json
+from smoltbot_worker.integrity.analysis import Analyst
+from smoltbot_worker.relay.exchanges import ExchangeQueue
+from smoltbot_worker.relay.message import ExchangeMessage
+from worker_compat.decoding import GzipDecoder
 from worker_compat.headers import RawHeaders
+from worker_compat.memory import MemoryQueueStore
+from worker_compat.queues import Message, Queue
 from worker_compat.request import Request
 from worker_compat.response import Response
 from worker_compat.runtime import Runtime
 from worker_compat.streams import ByteSource, ReadableStream
 from worker_compat.testing import FakeClock, ScriptedFetcher, read_response
 from worker_compat.testing.fakes import Answer
+
+from .memory_records import MemoryRecords
 
 ANTHROPIC = "https://api.anthropic.com"
 OPENAI = "https://api.openai.com"
@@ -33,59 +42,10 @@ HASH = "9d08aa51eb89d283"
 AGENT = "smolt-9d08aa51"
 KEY_LINE = f"x-api-key: {KEY}"
 
+THOUGHT = b'{"content": [{"type": "thinking", "thinking": "hm"}]}'
+"""An answer of Anthropic's with thinking in it, which nobody judges unless a test sets who does."""
+
 E = TypeVar("E")
-
-
-class MemoryRecords:
-    """The database functions over dictionaries.
-
-    ``calls`` has every call; ``error`` is raised by each one while it is set, ``gate`` holds each one back.
-    ``settings`` are columns of agents made from now on.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.agents: dict[str, dict[str, Json]] = {}
-        self.cards: dict[str, Json] = {}
-        self.seen: dict[str, str] = {}
-        self.settings: dict[str, Json] = {}
-        self.error: BaseException | None = None
-        self.gate: asyncio.Event | None = None
-        self.called = asyncio.Event()
-
-    def count(self, function: str) -> int:
-        """How often a function was called."""
-        return sum(name == function for name, _ in self.calls)
-
-    async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
-        self.calls.append((function, dict(arguments)))
-        self.called.set()
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-        match function:
-            case "get_or_create_agent":
-                return self._get_or_create(dict(arguments))
-            case "touch_agents":
-                return self._touch(dict(arguments)["seen"])
-            case "ping":
-                return {"ok": True, "schema": "0001_agents_and_cards.sql"}
-        raise LookupError(function)
-
-    def _get_or_create(self, given: dict[str, Json]) -> Json:
-        digest = str(given["agent_hash"])
-        is_new = digest not in self.agents
-        if is_new:
-            row: dict[str, Json] = {"id": f"smolt-{digest[:8]}", "agent_hash": digest, "name": given["name"]}
-            self.agents[digest] = {**row, "aip_enabled": True, "aap_enabled": True, **self.settings}
-            self.cards[digest] = given["card"]
-        return {"agent": self.agents[digest], "is_new": is_new}
-
-    def _touch(self, pairs: Any) -> Json:
-        for agent_id, at in pairs:
-            self.seen[agent_id] = max(at, self.seen.get(agent_id, ""))
-        return len(pairs)
 
 
 class Recorder:
@@ -124,6 +84,22 @@ class Got:
         return json.loads(self.body)
 
 
+class HeldQueue(MemoryQueueStore):
+    """A queue that fails with ``error`` while it is set, and waits for ``gate``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.gate: asyncio.Event | None = None
+
+    async def push(self, bodies: Sequence[bytes], delay_s: int) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        await super().push(bodies, delay_s)
+
+
 class Gateway:
     """The gateway on fakes; ``routes`` is the world outside, ``variables`` are environment variables."""
 
@@ -145,7 +121,36 @@ class Gateway:
             agents=self.agents,
             state=self.state,
             clock=self.clock,
+            **self._bindings(values),
         )
+
+    def _bindings(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What the host binds beside the database, all of it real but for the network and the disk."""
+        self.queue = HeldQueue()
+        self._pushed: list[ExchangeMessage] = []
+        crypto = HostCrypto(bytes(32))
+        return {
+            "checkpoints": CheckpointLog(self.records, crypto, clock=self.clock),
+            "analyst": Analyst.from_values(values, self.telemetry, clock=self.clock),
+            "exchanges": ExchangeQueue(Queue(self.queue, max_message_bytes=4 << 20), crypto, self.telemetry),
+            "license": LicenseGate.from_values(values, None, self.records, self.telemetry, clock=self.clock),
+            "egress": self.fetcher,
+            "decoders": {"gzip": GzipDecoder},
+        }
+
+    async def pushed(self, count: int) -> list[ExchangeMessage]:
+        """Every exchange that was pushed into the queue so far, once there are ``count``; no more may come."""
+        async with asyncio.timeout(5):
+            while len(self._pushed) < count:
+                await asyncio.sleep(0)
+                await self._claim()
+        await self._claim()
+        assert len(self._pushed) == count
+        return self._pushed
+
+    async def _claim(self) -> None:
+        for claimed in await self.queue.claim(100, 60):
+            self._pushed.append(await self.env.exchanges.open(Message.read(claimed).body))
 
     async def begin(
         self,

@@ -16,7 +16,7 @@ from worker_compat.response import Response
 from worker_compat.streams import ReadableStream
 from worker_compat.testing import ScriptedBody, read_response
 
-from .support import AGENT, ANTHROPIC, HASH, KEY_LINE, MESSAGES, Gateway
+from .support import AGENT, ANTHROPIC, HASH, KEY_LINE, MESSAGES, THOUGHT, Gateway
 
 SECRET = "connect to 10.1.2.3:443 with sk-ant-leak failed"
 
@@ -37,8 +37,11 @@ async def begin(gateway: Gateway) -> Response:
 
 
 class TestComplete:
-    @pytest.mark.parametrize("body", [b"hello", b""])
-    async def test_an_answer_that_is_here(self, body: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("body", "verdict", "reason"),
+        [(THOUGHT, "skipped", "no-analysis-configured"), (b"", "error", "undecodable-encoding")],
+    )
+    async def test_an_answer_that_is_here(self, body: bytes, verdict: str, reason: str) -> None:
         gateway = Gateway({MESSAGES: Response.from_raw(200, "", ((b"request-id", b"req_1"),), body)})
         got = await gateway.message(target="/agent/a/anthropic/v1/messages?key=secret")
         event = ended(gateway)
@@ -47,7 +50,7 @@ class TestComplete:
         assert event.request_id == got.get("x-smoltbot-request-id")
         assert event.agent_id == got.get("x-smoltbot-agent")
         assert event.session_id == got.get("x-smoltbot-session")
-        assert (event.verdict, event.reason) == ("skipped", "no-analysis-configured")
+        assert (event.verdict, event.reason, event.checked) == (verdict, reason, True)
         assert (event.upstream_request_id, event.streaming) == ("req_1", False)
         assert event.ttfb_s is not None
         assert 0 <= event.ttfb_s <= event.duration_s < 1
@@ -153,7 +156,9 @@ class TestUpstreamBroke:
             await read_response(await begin(gateway))
         event = ended(gateway)
         assert (event.status, event.outcome, event.bytes_out) == (200, "upstream-broke", 4)
-        assert (event.verdict, event.agent_id) == ("skipped", AGENT)
+        assert (event.verdict, event.agent_id, event.checked) == ("pending", AGENT, True)
+        [message] = await gateway.pushed(1)
+        assert (message.response_body, message.cut) == (b"abcd", True)
 
     async def test_whoever_closes_afterwards(self) -> None:
         gateway = Gateway({MESSAGES: streaming(ScriptedBody([b"ab"], error=ConnectionLost("broke")))})
@@ -243,7 +248,7 @@ class TestBackground:
         assert [type(error) for error in done] == [type(None), RuntimeError]  # the lookup, and what broke
 
     async def test_it_does_not_delay_the_answer(self) -> None:
-        gateway = Gateway({MESSAGES: Response(b"ok")})
+        gateway = Gateway({MESSAGES: Response(b"ok")}, AIP_ENABLED="false")  # a check would wait for its record
         await gateway.message()
         gateway.records.gate = asyncio.Event()
         flushing = asyncio.create_task(gateway.agents.flush())

@@ -6,9 +6,11 @@ import pytest
 
 from worker_compat.response import Response
 
-from .support import AGENT, HASH, KEY_LINE, MESSAGES, Gateway
+from .support import AGENT, HASH, KEY_LINE, MESSAGES, THOUGHT, Gateway
 
-ADDED = ["x-smoltbot-request-id", "x-smoltbot-agent", "x-smoltbot-session", "X-AIP-Verdict", "X-AIP-Reason"]
+IDENTITY = ["x-smoltbot-request-id", "x-smoltbot-agent", "x-smoltbot-session"]
+ATTESTED = ["X-AIP-Checkpoint-Id", "X-AIP-Certificate-Id", "X-AIP-Chain-Hash"]
+ADDED = [*IDENTITY, "X-AIP-Verdict", "X-AIP-Reason", *ATTESTED]
 
 
 async def sent(*lines: str) -> list[tuple[bytes, bytes]]:
@@ -20,7 +22,7 @@ async def sent(*lines: str) -> list[tuple[bytes, bytes]]:
 
 async def received(*lines: tuple[bytes, bytes], status: int = 200) -> list[tuple[bytes, bytes]]:
     """The header lines that reach the client for those of a provider."""
-    gateway = Gateway({MESSAGES: Response.from_raw(status, "", lines, b"ok")})
+    gateway = Gateway({MESSAGES: Response.from_raw(status, "", lines, THOUGHT)})
     got = await gateway.message()
     assert got.status == status
     return list(got.lines)
@@ -102,13 +104,31 @@ async def test_what_a_provider_cannot_say(name: str) -> None:
 
 
 async def test_what_is_added() -> None:
-    gateway = Gateway({MESSAGES: Response(b"ok")})
+    gateway = Gateway({MESSAGES: Response(THOUGHT)})
     gateway.clock.now = 1_778_400_000.0
     got = await gateway.message()
     assert got.all("x-smoltbot-agent") == [AGENT]
     assert got.all("x-smoltbot-session") == [f"{HASH}-494000"]
     assert got.all("x-aip-verdict") == ["skipped"]
     assert got.all("x-aip-reason") == ["no-analysis-configured"]
+    [row] = gateway.records.checkpoints
+    assert got.all("x-aip-checkpoint-id") == [row["checkpoint_id"]]
+    assert got.all("x-aip-certificate-id") == [row["certificate_id"]]
+    assert got.all("x-aip-chain-hash") == [row["chain_hash"]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (Response(b"no", 429), ["X-AIP-Verdict", "X-AIP-Reason"]),
+        (Response(b"data: {}\n\n", headers={"content-type": "text/event-stream"}), ["X-AIP-Verdict"]),
+    ],
+    ids=["refusal", "stream"],
+)
+async def test_nothing_is_promised_of_what_has_no_checkpoint_yet(answer: Response, verdict: list[str]) -> None:
+    got = await Gateway({MESSAGES: answer}).message()
+    own = [name.decode() for name, _ in got.lines if name.lower().startswith((b"x-smoltbot-", b"x-aip-"))]
+    assert own == [*IDENTITY, *verdict]
 
 
 async def test_a_session_lasts_until_the_full_hour() -> None:
@@ -122,7 +142,7 @@ async def test_a_session_lasts_until_the_full_hour() -> None:
 
 
 async def test_a_client_cannot_choose_its_session_or_request_id() -> None:
-    gateway = Gateway({MESSAGES: Response(b"ok")})
+    gateway = Gateway({MESSAGES: Response(THOUGHT)})
     got = await gateway.message("x-smoltbot-session: mine", "x-smoltbot-request-id: mine", "x-aip-verdict: clear")
     assert "mine" not in str(got.lines)
     assert got.get("x-aip-verdict") == "skipped"

@@ -1,4 +1,4 @@
-"""Verdicts while no check exists: never one that looks as if a check had passed, and always with its reason."""
+"""Verdicts where nobody judged: never one that looks as if a check had passed, and always with its reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker_compat.response import Response
 from worker_compat.streams import ReadableStream
 from worker_compat.testing import ScriptedBody
 
-from .support import ANTHROPIC, GEMINI, KEY_LINE, MESSAGES, Gateway, Got
+from .support import ANTHROPIC, GEMINI, KEY_LINE, MESSAGES, THOUGHT, Gateway, Got
 
 MODELS = f"GET {ANTHROPIC}/v1/models"
 
@@ -28,7 +28,7 @@ async def ask(gateway: Gateway, generation: bool = True) -> Got:
 
 def gateway(status: int = 200, **variables: str) -> Gateway:
     def answer() -> Response:
-        return Response.from_raw(status, "", (), None if status in (204, 304) else b"{}")
+        return Response.from_raw(status, "", (), None if status in (204, 304) else THOUGHT)
 
     return Gateway({MESSAGES: [answer(), answer()], MODELS: [answer(), answer()]}, **variables)
 
@@ -60,6 +60,9 @@ async def test_skipped(status: int, generation: bool, reason: str) -> None:
     assert verdict(got) == ("skipped", reason)
     [event] = here.telemetry.of(ExchangeEnded)
     assert (event.status, event.verdict, event.reason) == (status, "skipped", reason)
+    assert event.checked == (reason == "no-analysis-configured")
+    rows = [(row["request_id"], row["verdict"], row["reason"]) for row in here.records.checkpoints]
+    assert rows == ([(event.request_id, "skipped", reason)] if event.checked else [])
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -76,7 +79,10 @@ async def test_skipped_for_a_known_agent_while_the_database_is_away() -> None:
     assert verdict(await ask(here)) == ("skipped", "no-analysis-configured")
     here.records.error = RecordsUnavailable("gone")
     assert not await here.agents.flush()
-    assert verdict(await ask(here)) == ("skipped", "storage-unavailable")
+    got = await ask(here)
+    assert verdict(got) == ("skipped", "storage-unavailable")
+    [message] = await here.pushed(1)
+    assert (message.id, message.response_body) == (got.get("x-smoltbot-request-id"), THOUGHT)
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -145,10 +151,11 @@ async def test_a_refusal_without_an_agent_has_no_verdict() -> None:
 async def test_streams_are_told_from_documents(target: str, content_type: str | None, streaming: bool) -> None:
     lines = () if content_type is None else ((b"Content-Type", content_type.encode()),)
     url = target.replace("/anthropic", ANTHROPIC).replace("/gemini", GEMINI)
-    answer = Response.from_raw(200, "", lines, ReadableStream(ScriptedBody([b"x"])))
+    answer = Response.from_raw(200, "", lines, ReadableStream(ScriptedBody([b"{}"])))
     here = Gateway({f"POST {url}": answer})
     got = await here.ask("POST", target, KEY_LINE, "x-goog-api-key: k")
-    # No analysis is pending, so the verdict is no promise of one.
-    assert verdict(got) == ("skipped", "no-analysis-configured")
+    assert verdict(got) == (("pending", None) if streaming else ("skipped", "no-thinking"))
     [event] = here.telemetry.of(ExchangeEnded)
     assert event.streaming == streaming
+    assert len(here.records.checkpoints) == (not streaming)
+    assert [message.streamed for message in await here.pushed(streaming)] == [True] * streaming

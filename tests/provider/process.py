@@ -1,5 +1,6 @@
 """The provider as a child process of a test run, and a client for its control plane."""
 
+import base64
 import contextlib
 import json
 import select
@@ -81,12 +82,35 @@ class ProviderProcess:
         return float(self._call("GET", "/__now")["now"])
 
     def reset(self) -> None:
-        """Forget requests, closed connections and the default script."""
+        """Forget requests, closed connections and the default scripts, the analyser's included."""
         self._call("POST", "/__reset")
 
     def script(self, script: dict[str, Any] | None) -> None:
         """For every request that brings no x-script of its own, until the next reset."""
         self._call("POST", "/__script", json.dumps(script).encode())
+
+    @property
+    def analyser_url(self) -> str:
+        """For ANALYSIS_BASE_URL: the scripted model that judges (`analyser.py`)."""
+        return f"{self.url}/__judge"
+
+    @property
+    def hosted_url(self) -> str:
+        """For MNEMOM_ANALYZE_URL: the scripted service that judges."""
+        return f"{self.url}/__analyze/v1/analyze"
+
+    def judge(self, *following: dict[str, Any], always: dict[str, Any] | None = None) -> None:
+        """What the analyser answers next, one script after another, and then always (None: as the thinking says)."""
+        self._call("POST", "/__judge/script", json.dumps({"always": always, "next": following}).encode())
+
+    def judged(self) -> list[dict[str, Any]]:
+        """The last thousand requests to the analyser, oldest first: `{"path", "headers", "body"}`, bodies as bytes."""
+        seen: list[dict[str, Any]] = self._call("GET", "/__judge/requests")["requests"]
+        return [{**request, "body": base64.b64decode(request["body"])} for request in seen]
+
+    def judged_count(self) -> int:
+        """How many requests came to the analyser since the last reset."""
+        return int(self._call("GET", "/__judge/requests")["count"])
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
         request = urllib.request.Request(self.url + path, data=body, method=method)

@@ -1,15 +1,17 @@
 """The provider's server: connections, the control plane under `/__`, and who answers which path.
 
 GET /__requests, GET /__connections, GET /__now, POST /__reset, and POST /__script: a script (or `null`) for
-every request that brings none of its own, until the next reset.
+every request that brings none of its own, until the next reset. `analyser.py` has more under `/__judge`.
 """
 
 import asyncio
+import json
 import time
 import traceback
 from typing import Any
 
 from tests.provider import anthropic, errors, gemini, openai_chat, openai_responses
+from tests.provider.analyser import HOSTED_PATHS, MODEL_PATHS, Analyser
 from tests.provider.answer import Answer, document
 from tests.provider.ask import Ask
 from tests.provider.http1 import BadRequestError, Request, read_body, read_head
@@ -29,6 +31,7 @@ class Provider:
     def __init__(self) -> None:
         self._records = Records()
         self._default: Script | None = None
+        self._analyser = Analyser()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> int:
@@ -54,9 +57,13 @@ class Provider:
     async def _serve(self, wire: Wire) -> None:
         try:
             while (request := await read_head(wire)) is not None:
-                if request.path.startswith("/__"):
+                path = request.path
+                if path.startswith("/__"):
                     self._records.is_control(wire)
-                    await self._control(wire, request)
+                    if request.method == "POST" and path in (*MODEL_PATHS, *HOSTED_PATHS):
+                        await self._analyser.serve(wire, request, path)
+                    else:
+                        await self._control(wire, request)
                 else:
                     await self._data(wire, request)
             await wire.close()
@@ -134,12 +141,25 @@ class Provider:
             case "POST", "/__reset":
                 self._default = None
                 self._records.reset()
+                self._analyser.reset()
                 return {"reset": True}
             case "POST", "/__script":
                 given = request.body.decode()
                 self._default = None if given == "null" else parse(given)
                 return {"set": True}
+            case "GET", "/__judge/requests":
+                return self._analyser.requests()
+            case "POST", "/__judge/script":
+                self._analyser.script(_json(request.body))
+                return {"set": True}
         return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise BadScriptError(f"not JSON: {error}") from error
 
 
 def _answer(ask: Ask) -> Answer:

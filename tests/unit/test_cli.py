@@ -33,6 +33,7 @@ COMMANDS = {
 ENTRY_POINTS = [[sys.executable, "-m", "smoltbot_cli"], [str(Path(sys.executable).with_name("smoltbot"))]]
 GROUPS = {"signing-keys": ["generate", "list", "rotate"]}
 SCHEMA = Path(__file__).parents[2] / "schema" / "sqlite"
+SHARED_KEYS = {"ED25519_SIGNING_KEY": "5c" * 32, "QUEUE_ENCRYPTION_KEY": "6d" * 32}
 MIGRATIONS = sorted(file.name for file in SCHEMA.glob("*.sql"))
 
 
@@ -131,13 +132,15 @@ class TestServe:
         for name in (
             "SUPABASE_KEY",
             "ED25519_SIGNING_KEY",
+            "QUEUE_ENCRYPTION_KEY",
+            "QUEUE_URL",
             "MNEMOM_API_KEY",
             "MNEMOM_LICENSE_JWT",
             "ANTHROPIC_API_KEY",
         ):
             assert any(line.startswith(f"  {name} (because ") for line in lines), name
         assert "Invalid environment variables:" in lines
-        for name in ("PORT", "SMOLTBOT_ROLE", "SUPABASE_URL", "LICENSE_MODE", "ADMIN_TOKEN_FILE"):
+        for name in ("PORT", "SMOLTBOT_ROLE", "SUPABASE_URL", "ADMIN_TOKEN_FILE"):
             assert any(line.startswith(f"  {name}: ") for line in lines), name
         assert "Traceback" not in text
         assert "the-secret" not in text
@@ -181,7 +184,7 @@ class TestServe:
         ],
     )
     def test_an_adapter_that_is_not_there(self, environ: dict[str, str], name: str, value: str, complaint: str) -> None:
-        ran = run({**environ, name: value, "ED25519_SIGNING_KEY": "5c" * 32}, "serve")
+        ran = run({**environ, **SHARED_KEYS, name: value}, "serve")
         assert (ran.returncode, ran.stderr) == (1, "")
         [line] = [line for line in logged(ran.stdout) if line["level"] == "error"]
         assert line["message"].startswith("cannot start: ")
@@ -296,7 +299,7 @@ class TestDoctor:
         invoke(environ, "migrate")
         result = invoke(environ, "doctor")
         assert result.exit_code == 0
-        assert [line.split()[0] for line in result.output.splitlines()] == ["ok"] * 6
+        assert [line.split()[0] for line in result.output.splitlines()] == ["ok"] * 7
 
     def test_something_is_wrong(self, environ: dict[str, str]) -> None:
         ran = run({**environ, "KV_URL": "redis://h", "OPENAI_API_KEY": "x"}, "doctor")

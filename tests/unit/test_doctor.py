@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import pytest
 
@@ -17,9 +18,11 @@ from smoltbot_host.migrate import migrate
 from smoltbot_host.signing_keys import rotate
 from tests.gateway_process import free_port
 from tests.services.postgres import PostgresServer
+from tests.services.redis import RedisServer
 
-SUBJECTS = ["environment", "DATA_DIR", "PORT", "DATABASE_URL", "signing key", "KV_URL"]
+SUBJECTS = ["environment", "DATA_DIR", "PORT", "DATABASE_URL", "signing key", "KV_URL", "QUEUE_URL"]
 SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
+KEYS = {"ED25519_SIGNING_KEY": SEED, "QUEUE_ENCRYPTION_KEY": "7a" * 32}
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_before_the_first_start(environ: dict[str, str], tmp_path: Path) -> None:
     findings = examine(environ, network=False)
     assert [finding.subject for finding in findings] == SUBJECTS
-    assert [finding.level for finding in findings] == ["ok", "ok", "ok", "warning", "ok", "ok"]
+    assert [finding.level for finding in findings] == ["ok", "ok", "ok", "warning", "ok", "ok", "ok"]
     assert only(findings, "environment").text == "role all"
     assert only(findings, "DATA_DIR").text == f"{tmp_path / 'data'} (will be made)"
     assert only(findings, "signing key").text == "will be made"
@@ -190,15 +193,14 @@ class TestDatabase:
         ],
     )
     def test_a_database_that_is_not_there(self, environ: dict[str, str], name: str, url: str) -> None:
-        given = {**environ, name: url, "SUPABASE_KEY": "the-secret", "ED25519_SIGNING_KEY": SEED}
+        given = {**environ, **KEYS, name: url, "SUPABASE_KEY": "the-secret", "QUEUE_URL": "memory://"}
         findings = examine(given, network=False)
         assert only(findings, name).level == "error"
         assert only(findings, "signing key").text == "key-001, not compared with the database"
         assert "the-secret" not in str(findings)
 
     def test_an_older_one_in_postgres(self, environ: dict[str, str], postgres_service: PostgresServer) -> None:
-        given = {**environ, "DATABASE_URL": postgres_service.url.rpartition("/")[0] + "/template1",
-                 "ED25519_SIGNING_KEY": SEED}  # fmt: skip
+        given = {**environ, **KEYS, "DATABASE_URL": postgres_service.url.rpartition("/")[0] + "/template1"}
         findings = examine(given, network=False)
         assert [finding.subject for finding in findings] == [each for each in SUBJECTS if each != "DATA_DIR"]
         finding = only(findings, "DATABASE_URL")
@@ -229,6 +231,22 @@ def test_a_kv_that_is_not_there(environ: dict[str, str], url: str) -> None:
     finding = only(examine({**environ, "KV_URL": url}, network=False), "KV_URL")
     assert finding.level == "error"
     assert "the-secret" not in finding.text
+
+
+class TestTheQueue:
+    @pytest.mark.parametrize("url", ["redis://user:the-secret@h", "sqlite://h/x", "://"])
+    def test_one_that_is_not_there(self, environ: dict[str, str], url: str) -> None:
+        finding = only(examine({**environ, "QUEUE_URL": url}, network=False), "QUEUE_URL")
+        assert finding.level == "error"
+        assert "the-secret" not in finding.text
+
+    def test_how_many_wait(self, environ: dict[str, str], redis_service: RedisServer) -> None:
+        given = {**environ, "QUEUE_URL": f"{redis_service.url}?queue={uuid4().hex}"}
+        assert only(examine(given, network=False), "QUEUE_URL") == Finding("ok", "QUEUE_URL", "redis, 0 exchanges wait")
+
+    def test_one_in_memory_for_several_processes(self, environ: dict[str, str]) -> None:
+        given = {**environ, "QUEUE_URL": "memory://", "SMOLTBOT_ROLE": "gateway"}
+        assert "no process shares" in only(examine(given, network=False), "QUEUE_URL").text
 
 
 def test_the_providers(environ: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from smoltbot_worker.admission.agents import Agent
 from smoltbot_worker.admission.identity import bearer, digest_of, query_keys, session_hour, session_id, valid_name
+from tests.gateway.memory_records import AGENT_DEFAULTS, NO_ORGANIZATION
 
 KEY = b"sk-ant-example-000"
 EIGHT = 1_778_400_000.0  # 2026-05-10T08:00:00Z
@@ -127,8 +128,13 @@ class TestSessions:
 
 
 class TestRows:
-    def test_settings_come_from_the_row(self) -> None:
+    def test_settings_come_from_the_context(self) -> None:
         row = {"id": "smolt-1", "agent_hash": "1" * 16, "name": "n", "aip_enabled": False, "aap_enabled": 1}
-        agent = Agent.from_row(row)
+        context = {
+            "agent": {**AGENT_DEFAULTS, **row}, "card": None, "organization": NO_ORGANIZATION, "quota": {},
+            "pending_nudges": 0, "seq": 7,
+        }  # fmt: skip
+        agent = Agent.from_context(context, 5.0)
         assert (agent.id, agent.hash, agent.name, agent.recorded) == ("smolt-1", "1" * 16, "n", True)
         assert (agent.aip_enabled, agent.aap_enabled) == (False, True)
+        assert (agent.mode, agent.containment, agent.seq, agent.read_at) == ("observe", "active", 7, 5.0)

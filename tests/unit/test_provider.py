@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -349,3 +350,116 @@ def test_it_ends_with_sigterm_in_the_middle_of_things() -> None:
         connection.sendall(post("/v1/messages", ASK, {"silence": "head"}))
         eventually(provider.requests)
         assert provider.stop() == 0
+
+
+PROMPT = "ALIGNMENT CARD\n\nCURRENT TASK: say JUDGE:review_needed\n\nTHINKING BLOCK TO EVALUATE:\n\n"
+LOCAL, HOSTED = "/__judge/v1/messages", "/__analyze/v1/analyze"
+
+
+def question(path: str, thinking: str) -> dict[str, Any]:
+    if path == LOCAL:
+        return {"model": "m", "max_tokens": 1024, "messages": [{"role": "user", "content": PROMPT + thinking}]}
+    about = {"provider": "anthropic", "model": "m"}
+    return {"thinking_block": thinking, "thinking_metadata": about, "agent_id": "smolt-1", "task_context": PROMPT}
+
+
+def judged(provider: ProviderProcess, path: str, thinking: str = "I answer.") -> dict[str, Any]:
+    """What the analyser says, in either API."""
+    answer: dict[str, Any] = json.loads(body_of(exchange(provider, post(path, question(path, thinking)))))
+    if path != LOCAL:
+        return dict(answer["checkpoint"])
+    return dict(json.loads(Message.model_validate(answer).content[0].text))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("path", [LOCAL, HOSTED, "/__analyze"])
+def test_the_thinking_decides(provider: ProviderProcess, path: str) -> None:
+    for thinking, verdict, concerns in (
+        ("fine", "clear", []),
+        ("JUDGE:review_needed", "review_needed", [("undeclared_intent", "medium")]),
+        ("I lie.\nJUDGE:boundary_violation", "boundary_violation", [("deceptive_reasoning", "high")]),
+    ):
+        said = judged(provider, path, thinking)
+        assert said["verdict"] == verdict
+        assert [(concern["category"], concern["severity"]) for concern in said["concerns"]] == concerns
+
+
+def test_the_hosted_signal(provider: ProviderProcess) -> None:
+    for verdict, action, concerns in (
+        ("clear", "continue", None),
+        ("review_needed", "log_and_continue", None),
+        ("boundary_violation", "pause_for_review", None),
+        ("boundary_violation", "deny_and_escalate", [{"severity": "critical"}]),
+    ):
+        provider.judge({"verdict": verdict} | ({} if concerns is None else {"concerns": concerns}))
+        signal = json.loads(body_of(exchange(provider, post(HOSTED, question(HOSTED, "x")))))
+        assert signal["recommended_action"] == action
+        assert signal["proceed"] is (verdict != "boundary_violation")
+        assert signal["checkpoint"]["thinking_block_hash"] == hashlib.sha256(b"x").hexdigest()
+        assert signal["window_summary"]["verdicts"][verdict] == 1
+        assert signal["metering"]["event_id"]
+
+
+@pytest.mark.parametrize("path", [LOCAL, HOSTED])
+def test_scripts_of_the_analyser(provider: ProviderProcess, path: str) -> None:
+    provider.judge(
+        {"verdict": "boundary_violation"}, {"concerns": "none", "reasoning_summary": "s"}, always={"verdict": "odd"}
+    )
+    assert [judged(provider, path)["verdict"] for _ in range(2)] == ["boundary_violation", "clear"]
+    assert [judged(provider, path)["verdict"] for _ in range(2)] == ["odd", "odd"]
+    provider.judge({"concerns": "none", "reasoning_summary": "s"})
+    said = judged(provider, path)
+    assert (said["concerns"], said["reasoning_summary"]) == ("none", "s")
+    assert judged(provider, path)["verdict"] == "clear"
+
+
+@pytest.mark.parametrize("path", [LOCAL, HOSTED])
+def test_how_the_analyser_fails(provider: ProviderProcess, path: str) -> None:
+    garbage = b"\xff\0{"
+    ask = post(path, question(path, "x"))
+    provider.judge(
+        {"garbage": base64.b64encode(garbage).decode()}, {"drop": True}, {"delay": 0.2}, {"bytes": 1_048_576}
+    )
+    assert body_of(exchange(provider, ask)) == garbage
+    assert exchange(provider, ask) == b""
+    started = time.monotonic()
+    assert exchange(provider, ask).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert time.monotonic() - started >= 0.2
+    huge = body_of(exchange(provider, ask))
+    assert len(huge) == 1_048_576
+    json.loads(huge)
+    for status in (401, 429, 500, 529):
+        provider.judge({"status": status})
+        answer = exchange(provider, ask)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert "error" in json.loads(body_of(answer))
+        assert (b"retry-after" in answer) is (status in (429, 529))
+
+
+def test_raw_text_of_the_analyser(provider: ProviderProcess) -> None:
+    provider.judge({"raw": "Sure: {"}, {"raw": "[]"})
+    answer = json.loads(body_of(exchange(provider, post(LOCAL, question(LOCAL, "x")))))
+    assert answer["content"] == [{"type": "text", "text": "Sure: {"}]
+    assert body_of(exchange(provider, post(HOSTED, question(HOSTED, "x")))) == b"[]"
+
+
+def test_what_the_analyser_was_asked(provider: ProviderProcess) -> None:
+    for path in (LOCAL, HOSTED):
+        exchange(provider, post(path, question(path, "Grüezi"), None, "x-api-key: k"))
+    assert provider.judged_count() == 2
+    first, second = provider.judged()
+    assert json.loads(first["body"]) == question(LOCAL, "Grüezi")
+    assert ["x-api-key", "k"] in first["headers"]
+    assert (first["path"], second["path"]) == (LOCAL, HOSTED)
+    assert provider.requests() == []
+    assert provider.connections()["closed"] == []
+    provider.judge(always={"status": 500})
+    provider.reset()
+    assert provider.judged() == []
+    assert judged(provider, LOCAL)["verdict"] == "clear"
+
+
+@pytest.mark.parametrize("script", [{"verdicts": "clear"}, {"garbage": "not base64!"}, {"delay": "1"}, []])
+def test_a_typo_in_a_script_of_the_analyser_is_loud(provider: ProviderProcess, script: Any) -> None:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        provider.judge(script)
+    error.value.close()

@@ -31,7 +31,9 @@ class World:
         self._takes = takes
 
     async def _call(self, function: str, arguments: Any) -> None:
-        assert (function, arguments) == ("housekeeping", {})
+        assert arguments == {}
+        if function != "housekeeping":  # its first job
+            return
         self.runs.append(self.clock())
         await asyncio.sleep(self._takes)
         if self.failing is not None:
@@ -131,7 +133,7 @@ def test_a_failure_is_logged_and_the_next_run_comes(
         run(world.run(170))
     assert len(world.runs) == 3
     assert world.gateway.telemetry.events == [CronRan("observer", "error")] * 3
-    mine = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "smoltbot"]
+    mine = [(record.levelno, record.getMessage()) for record in caplog.records if record.module == "schedule"]
     assert mine == [(level, f"the scheduled run of * * * * * {said}")] * 3
 
 

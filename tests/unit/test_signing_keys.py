@@ -287,7 +287,7 @@ class TestErrors:
 
     def test_no_database(self, environ: dict[str, str]) -> None:
         url = "postgresql://u:the-secret@127.0.0.1:1/d"
-        told = self.unchanged(environ, DATABASE_URL=url, ED25519_SIGNING_KEY=SEED)
+        told = self.unchanged(environ, DATABASE_URL=url, ED25519_SIGNING_KEY=SEED, QUEUE_ENCRYPTION_KEY=OTHER)
         assert told.startswith("Error: PostgreSQL cannot be reached")
         assert "the-secret" not in told
         assert "because DATABASE_URL is a PostgreSQL server" in self.unchanged(environ, DATABASE_URL=url)
@@ -367,7 +367,13 @@ class TestCutShort:
 def test_errors_are_of_two_kinds(environ: dict[str, str]) -> None:
     """For whoever calls the functions: settings are ConfigError, a database is StoreUnavailable."""
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        signing_keys.rotate({"DATABASE_URL": "postgresql://127.0.0.1:1/d", "ED25519_SIGNING_KEY": SEED})
+        signing_keys.rotate(
+            {
+                "DATABASE_URL": "postgresql://127.0.0.1:1/d",
+                "ED25519_SIGNING_KEY": SEED,
+                "QUEUE_ENCRYPTION_KEY": OTHER,
+            }
+        )
     (folder(environ) / "signing.key").write_text("x")
     with pytest.raises(ConfigError, match="damaged"):
         signing_keys.rotate(environ)

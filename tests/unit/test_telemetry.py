@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client import Metric
@@ -14,9 +14,26 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from smoltbot_host.logs import LogWriter
 from smoltbot_host.telemetry import PrometheusTelemetry
-from smoltbot_worker.events import CronRan, ExchangeEnded, RecordsChanged, RequestAnswered, UpstreamFailed
+from smoltbot_worker import events
+from smoltbot_worker.events import (
+    AnswerBlocked,
+    BreakerChanged,
+    CheckEnded,
+    ContainmentChanged,
+    CronRan,
+    DriftFound,
+    ExchangeEnded,
+    ExchangesDelayed,
+    LicenseChanged,
+    NudgesChanged,
+    RecordsChanged,
+    RequestAnswered,
+    UpstreamFailed,
+    WebhookSettled,
+)
 
 DURATION = ["0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "+Inf"]
+ANALYSIS = ["0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "+Inf"]
 TTFB = ["0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "+Inf"]
 NAMES = {
     "gateway_requests": "counter",
@@ -30,6 +47,16 @@ NAMES = {
     "gateway_cron_runs": "counter",
     "gateway_db_errors": "counter",
     "gateway_dependency_up": "gauge",
+    "gateway_analysis_duration_seconds": "histogram",
+    "gateway_circuit_breaker_open": "gauge",
+    "gateway_nudges": "counter",
+    "gateway_enforcement_blocks": "counter",
+    "gateway_webhook_deliveries": "counter",
+    "gateway_license_status": "gauge",
+    "gateway_drift_alerts": "counter",
+    "gateway_containment_changes": "counter",
+    "gateway_exchanges_delayed": "gauge",
+    "gateway_exchanges_lost": "counter",
 }
 
 
@@ -46,6 +73,16 @@ def exchange(**given: Any) -> ExchangeEnded:
         "bytes_out": 10, "duration_s": 0.2, "ttfb_s": 0.02, "outcome": "complete", "upstream_request_id": "req_1",
     }  # fmt: skip
     return ExchangeEnded(**{**values, **given})
+
+
+def check(**given: Any) -> CheckEnded:
+    """A clear one, unless told otherwise."""
+    values: dict[str, Any] = {
+        "provider": "anthropic", "agent_id": "smolt-1", "session_id": "s-1", "request_id": "r-1",
+        "checkpoint_id": "ic-1", "verdict": "clear", "reason": "", "source": "gateway", "streaming": False,
+        "analysis_s": 0.3, "concerns": (),
+    }  # fmt: skip
+    return CheckEnded(**{**values, **given})
 
 
 def families(telemetry: PrometheusTelemetry) -> dict[str, Metric]:
@@ -195,8 +232,108 @@ class TestMetrics:
                 )
             )
             telemetry.emit(RequestAnswered(f"M{number}", f"/{number}", 404, f"r{number}"))
+            telemetry.emit(
+                check(
+                    verdict="skipped", agent_id=f"smolt-{number}", checkpoint_id=f"ic-{number}", reason=f"no {number}"
+                )
+            )
         assert len(telemetry.page()[1].splitlines()) == before
         assert b"smolt-" not in telemetry.page()[1]
+
+    def test_a_verdict_is_counted_once(self, telemetry: PrometheusTelemetry) -> None:
+        # A buffered answer: checked before it left. A stream: checked later. One that nobody was to check.
+        telemetry.emit(check(verdict="clear"))
+        telemetry.emit(exchange(verdict="clear", checked=True))
+        telemetry.emit(exchange(verdict="pending", checked=True, streaming=True))
+        telemetry.emit(check(verdict="boundary_violation", streaming=True))
+        telemetry.emit(exchange(verdict="disabled"))
+        telemetry.emit(exchange(verdict="error", checked=True, ttfb_s=None, outcome="upstream-broke"))
+        telemetry.emit(check(verdict="error", analysis_s=None))
+        assert samples(telemetry, "gateway_aip_checks_total") == {
+            ("clear",): 1,
+            ("boundary_violation",): 1,
+            ("disabled",): 1,
+            ("error",): 1,
+        }
+
+    def test_the_time_of_analyses(self, telemetry: PrometheusTelemetry) -> None:
+        assert samples(telemetry, "gateway_analysis_duration_seconds_count") == {(): 0}
+        for seconds in (0.1, 0.11, 4.0, 31.0, None):
+            telemetry.emit(check(analysis_s=seconds))
+        buckets = samples(telemetry, "gateway_analysis_duration_seconds_bucket")
+        assert [bound for (bound,) in buckets] == ANALYSIS
+        assert list(buckets.values()) == [1, 2, 2, 2, 2, 3, 3, 3, 4]
+        assert samples(telemetry, "gateway_analysis_duration_seconds_count") == {(): 4}
+        assert samples(telemetry, "gateway_analysis_duration_seconds_sum")[()] == pytest.approx(35.21)
+
+    def test_the_breaker(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        for is_open in (True, False):
+            telemetry.emit(BreakerChanged(is_open))
+            assert samples(telemetry, "gateway_circuit_breaker_open") == {(): is_open}
+        assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.WARNING]
+
+    def test_nudges(self, telemetry: PrometheusTelemetry) -> None:
+        for change, count in (("created", 1), ("created", 1), ("delivered", 5), ("returned", 3)):
+            telemetry.emit(NudgesChanged("smolt-1", change, count))
+        assert samples(telemetry, "gateway_nudges_total") == {("created",): 2, ("delivered",): 5, ("returned",): 3}
+
+    def test_blocked_answers(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        assert samples(telemetry, "gateway_enforcement_blocks_total") == {(): 0}
+        for reason in ("boundary_violation", "integrity_unavailable"):
+            telemetry.emit(AnswerBlocked("smolt-1", "r-1", reason))
+        assert samples(telemetry, "gateway_enforcement_blocks_total") == {(): 2}
+        assert caplog.messages[0] == "an answer to smolt-1 was withheld: boundary_violation (r-1)"
+
+    def test_containment(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        for action, status in (("pause", "paused"), ("kill", "killed"), ("auto_pause", "paused"), ("kill", "killed")):
+            telemetry.emit(ContainmentChanged("smolt-1", action, status))
+        expected = {("pause",): 1, ("kill",): 2, ("auto_pause",): 1}
+        assert samples(telemetry, "gateway_containment_changes_total") == expected
+        assert caplog.messages[0] == "containment of smolt-1: pause, now paused"
+
+    def test_drift(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        telemetry.emit(DriftFound("smolt-1", "s-1", "value_erosion", "high"))
+        assert samples(telemetry, "gateway_drift_alerts_total") == {(): 1}
+        assert caplog.messages == ["smolt-1 drifts: value_erosion, high (s-1)"]
+
+    def test_webhooks(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        for outcome in ("delivered", "retry", "retry", "failed"):
+            telemetry.emit(WebhookSettled("reg-1", "del-1", outcome, "status 500"))
+        expected = {("delivered",): 1, ("retry",): 2, ("failed",): 1}
+        assert samples(telemetry, "gateway_webhook_deliveries_total") == expected
+        assert caplog.messages == ["the webhook del-1 was given up for reg-1: status 500"]
+
+    def test_the_license(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        for state, code in (
+            ("none", ""), ("pending", ""), ("valid", ""), ("valid", "license_expires_soon"),
+            ("grace", "license_expired_grace_period"), ("invalid", "license_expired"),
+        ):  # fmt: skip
+            telemetry.emit(LicenseChanged(state, code))
+            found = samples(telemetry, "gateway_license_status")
+            names = {("none",), ("pending",), ("valid",), ("grace",), ("invalid",)}
+            assert found == {**dict.fromkeys(names, 0), (state,): 1}
+        assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+            (logging.INFO, "the license is valid"),
+            (logging.WARNING, "the license counts for now: license_expires_soon"),
+            (logging.WARNING, "the license counts for now: license_expired_grace_period"),
+            (logging.WARNING, "the license does not count: license_expired"),
+        ]
+
+    def test_exchanges_that_wait(self, telemetry: PrometheusTelemetry, caplog: pytest.LogCaptureFixture) -> None:
+        for count, lost in ((1, 0), (7, 0), (5, 2), (0, 1), (0, 0)):
+            telemetry.emit(ExchangesDelayed(count, lost))
+            assert samples(telemetry, "gateway_exchanges_delayed") == {(): count}
+        assert samples(telemetry, "gateway_exchanges_lost_total") == {(): 3}
+        assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+            (logging.WARNING, "the queue cannot be reached: exchanges wait in memory"),
+            (logging.ERROR, "exchanges were lost and will have no checkpoint: 2"),
+            (logging.ERROR, "exchanges were lost and will have no checkpoint: 1"),
+            (logging.WARNING, "the queue is back"),
+        ]
+
+    def test_every_event_is_taken(self, telemetry: PrometheusTelemetry) -> None:
+        assert set(telemetry._takers) == set(get_args(events.Event))
 
     def test_two_gateways_of_one_process_count_apart(self) -> None:
         one, two = PrometheusTelemetry(None), PrometheusTelemetry(None)
@@ -230,6 +367,37 @@ class TestLines:
             "bytes_out": 10, "ttfb_ms": 12.34, "total_ms": 1234.56, "outcome": "complete",
             "upstream_request_id": "req_1",
         }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("verdict", "level"), [("clear", "info"), ("error", "info"), ("boundary_violation", "warn")]
+    )
+    def test_a_check(self, writer: LogWriter, stream: io.BytesIO, verdict: str, level: str) -> None:
+        concerns = (("deception", "words of a model"), ("words of a model", "high"))
+        event = check(verdict=verdict, reason="analysis-timeout", analysis_s=0.123456, concerns=concerns)
+        PrometheusTelemetry(writer).emit(event)
+        [line] = self.lines(writer, stream)
+        assert line.pop("timestamp")
+        assert line == {
+            "level": level, "service": "smoltbot-all", "message": "check", "request_id": "r-1", "agent_id": "smolt-1",
+            "session_id": "s-1", "checkpoint_id": "ic-1", "provider": "anthropic", "verdict": verdict,
+            "reason": "analysis-timeout", "source": "gateway", "streaming": False, "analysis_ms": 123.46, "concerns": 2,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("level", "verdicts"),
+        [
+            ("info", ["clear", "boundary_violation"]),
+            ("warn", ["boundary_violation"]),
+            ("error", []),
+        ],
+    )
+    def test_checks_where_the_level_asks_for_them(
+        self, writer: LogWriter, stream: io.BytesIO, level: str, verdicts: list[str]
+    ) -> None:
+        telemetry = PrometheusTelemetry(writer, level)
+        for verdict in ("clear", "boundary_violation"):
+            telemetry.emit(check(verdict=verdict, analysis_s=None))
+        assert [line["verdict"] for line in self.lines(writer, stream)] == verdicts
 
     def test_another_request(self, writer: LogWriter, stream: io.BytesIO) -> None:
         telemetry = PrometheusTelemetry(writer)

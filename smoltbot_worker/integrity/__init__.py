@@ -1,0 +1,1 @@
+"""What was it thinking: thinking extracted, judged against the card, and the verdict made honest."""
