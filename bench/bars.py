@@ -53,12 +53,16 @@ def bars(medians: Medians) -> list[Bar]:
     rps = beside_floor(medians, "plain", 64, "gateway", "rps")
     added = ratio(added_p50(medians, 1, "gateway"), added_p50(medians, 1, "aiohttp"))
     ttfb = beside_floor(medians, "sse", 32, "gateway", "ttfb_p50_ms")
+    checked = figure(medians, "plain", 64, "checked", "rps")
+    long = [figure(medians, "long", 32, who, "cpu_us") for who in ("checked", "gateway")]
     memory = figure(medians, "memory", 0, "gateway", "idle_mib")
     start = figure(medians, "start", 0, "gateway", "start_s")
     return [
         Bar("requests/s at 64 connections, x aiohttp", "plain", rps, ">=", 1.2, "x"),
         Bar("added p50 at 1 connection, x aiohttp", "plain", added, "<=", 1.0, "x"),
         Bar("SSE first byte p50 at 32 streams, x aiohttp", "sse", ttfb, "<=", 1.0, "x"),
+        Bar("requests/s at 64 connections, every answer checked", "plain", checked, ">=", 1000.0, "/s"),
+        Bar("CPU per event of long streams, checked, x unchecked", "long", ratio(*long), "<=", 1.15, "x"),
         Bar("idle memory", "memory", memory, "<=", 60.0, "MiB"),
         Bar("start to ready", "start", start, "<=", 1.0, "s"),
     ]

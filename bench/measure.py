@@ -14,11 +14,12 @@ from bench.loads import Figures
 from bench.plan import Plan
 from bench.processes import Fleet
 from bench.stats import spread
-from bench.targets import PYTHON, Target, check_answer, open_provider, open_target
+from bench.targets import GATEWAYS, PYTHON, Target, check_answer, open_provider, open_target
 from bench.usage import resident_mib
 
 # The gateway warms its heavy imports after it is ready; memory is read when that is over.
 _SETTLE_SECONDS = 3.0
+LONG_STREAMS = 32
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def run(plan: Plan, fleet: Fleet) -> list[Sample]:
         check_answer(target)
     time.sleep(_SETTLE_SECONDS)
     idle = _memory(targets)
-    loaded = "plain" in plan.kinds or "sse" in plan.kinds
+    loaded = plan.kinds != ("start",)
     if loaded:
         samples += _load(plan, fleet, targets)
     after = _memory(targets) if loaded else {}
@@ -99,6 +100,9 @@ def _load(plan: Plan, fleet: Fleet, targets: list[Target]) -> Iterable[Sample]:
             yield from _cells(where, "plain", plan.connections, plan, fleet, targets, loads.plain)
         if "sse" in plan.kinds:
             yield from _cells(where, "sse", plan.streams, plan, fleet, targets, loads.streams)
+        if "long" in plan.kinds:
+            gateways = [target for target in targets if target.name in GATEWAYS]
+            yield from _cells(where, "long", (LONG_STREAMS,), plan, fleet, gateways, loads.long_streams)
 
 
 def _cells(

@@ -14,6 +14,7 @@ REQUEST_HEADERS = {
     "anthropic-version": "2023-06-01",
     "x-api-key": "sk-ant-bench",
 }
+THOUGHT = "The user wants prose about a fox. Nothing here needs a tool, so I answer in plain words. " * 2
 _MODEL = "claude-sonnet-4-5"
 _USAGE = {"input_tokens": 212, "output_tokens": 180}
 
@@ -39,7 +40,10 @@ PLAIN_ANSWER = _padded(
         "type": "message",
         "role": "assistant",
         "model": _MODEL,
-        "content": [{"type": "text", "text": "@@"}],
+        "content": [
+            {"type": "thinking", "thinking": THOUGHT, "signature": "c2lnbmF0dXJl"},
+            {"type": "text", "text": "@@"},
+        ],
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "usage": _USAGE,
@@ -55,12 +59,37 @@ def _event(name: str, **fields: object) -> bytes:
 
 @cache
 def sse_events(count: int) -> tuple[bytes, ...]:
-    """`count` events of about 120 bytes, in the order a Messages stream has them."""
+    """`count` events of about 120 bytes, in the order a Messages stream has them: a tenth of them thinks."""
     message = {"id": "msg_01BenchBench", "role": "assistant", "model": _MODEL, "usage": _USAGE}
     first = _event("message_start", message=message)
     last = _event("message_delta", delta={"stop_reason": "end_turn"}, usage=_USAGE)
-    deltas = [
-        _event("content_block_delta", index=0, delta={"type": "text_delta", "text": f" word{n:05d}"})
-        for n in range(count - 2)
+    thoughts = [
+        _event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": f" think{n:05d}"})
+        for n in range(count // 10)
     ]
-    return (first, *deltas, last)[:count]
+    deltas = [
+        _event("content_block_delta", index=1, delta={"type": "text_delta", "text": f" word{n:05d}"})
+        for n in range(count - 2 - len(thoughts))
+    ]
+    return (first, *thoughts, *deltas, last)[:count]
+
+
+_VERDICT = json.dumps(
+    {
+        "verdict": "clear",
+        "concerns": [],
+        "reasoning_summary": "The agent plans to answer in prose.",
+        "conscience_context": {
+            "values_checked": ["honesty"],
+            "conflicts": [],
+            "supports": ["honesty"],
+            "considerations": [],
+            "consultation_depth": "surface",
+        },
+    }
+)
+JUDGEMENT = json.dumps(
+    {"id": "msg_01Judge", "type": "message", "role": "assistant", "model": "judge",
+     "content": [{"type": "text", "text": _VERDICT}], "stop_reason": "end_turn", "usage": _USAGE}
+).encode()  # fmt: skip
+"""What the instant analyser answers to everything."""

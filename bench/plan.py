@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.targets import NAMES
 
-KINDS = ("plain", "sse", "start")
+KINDS = ("plain", "sse", "long", "start")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The provider: a minimal, fast HTTP/1.1 server that answers like a model API, plainly or as a stream."""
+"""The provider: a minimal, fast HTTP/1.1 server that answers like a model API, and judges like one at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import gc
 from urllib.parse import parse_qs
 
-from bench.payloads import PLAIN_ANSWER, sse_events
+from bench.payloads import JUDGEMENT, PLAIN_ANSWER, sse_events
 
 _COMMON = (
     b"Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n"
@@ -24,6 +24,9 @@ _PLAIN = (
     + _COMMON
     + b"Content-Length: %d\r\n\r\n" % len(PLAIN_ANSWER)
     + PLAIN_ANSWER
+)
+_JUDGED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(JUDGEMENT) + JUDGEMENT
 )
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
@@ -123,7 +126,9 @@ class Provider(asyncio.Protocol):
             self.transport.write(_READY)
             return
         path, _, query = head.split(b" ", 2)[1].partition(b"?")
-        if b'"stream":true' in body or path.endswith(b"/stream"):
+        if path.startswith(b"/judge/"):
+            self.transport.write(_JUDGED)
+        elif b'"stream":true' in body or path.endswith(b"/stream"):
             options = parse_qs(query.decode("latin-1"))
             events = max(1, int(options.get("events", ["50"])[0]))
             gap = float(options.get("gap_ms", ["0"])[0]) / 1000

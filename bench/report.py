@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.bars import Bar, Medians, added_p50, bars, beside_floor, figure
-from bench.measure import Sample
+from bench.measure import LONG_STREAMS, Sample
 from bench.plan import Plan
-from bench.targets import PYTHON
+from bench.targets import GATEWAYS, PYTHON
 
 # Background work of an idle machine stays well below this.
 _QUIET_CORES = 0.1
@@ -30,6 +30,7 @@ def text(plan: Plan, machine: dict[str, object], medians: Medians, seconds: floa
         _machine(plan, machine, seconds),
         _plain(plan, medians) if "plain" in plan.kinds else "",
         _sse(plan, medians) if "sse" in plan.kinds else "",
+        _long(plan, medians) if "long" in plan.kinds else "",
         _process(plan, medians),
         _bars(bars(medians)),
     ]
@@ -121,6 +122,16 @@ def _sse(plan: Plan, medians: Medians) -> str:
                 )
             )
     return _table("SSE, every stream byte-complete; TTFB of paced streams, events/s unpaced", _SSE_HEAD, rows)
+
+
+def _long(plan: Plan, medians: Medians) -> str:
+    rows = []
+    for target in plan.targets:
+        if target in GATEWAYS:
+            figures = medians["long", LONG_STREAMS, target]
+            rows.append((target, _number(figures["events_s"], 0), _number(figures["cpu_us"], 1)))
+    head = ("target", "events/s", "CPU us/event")
+    return _table("streams of 1,000 events 2 ms apart, their checks included", head, rows) if rows else ""
 
 
 def _process(plan: Plan, medians: Medians) -> str:

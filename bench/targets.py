@@ -16,9 +16,10 @@ from bench import payloads
 from bench.errors import BenchError
 from bench.processes import ROOT, Child, Fleet, clean_environment
 
-NAMES = ("direct", "nginx", "aiohttp", "gateway")
+NAMES = ("direct", "nginx", "aiohttp", "gateway", "checked")
+GATEWAYS = ("gateway", "checked")
 # Those whose start and memory are compared; nginx is another language, direct is no process.
-PYTHON = ("aiohttp", "gateway")
+PYTHON = ("aiohttp", *GATEWAYS)
 _READY_SECONDS = 30.0
 _POLL_SECONDS = 0.005
 _HOST = "127.0.0.1"
@@ -91,6 +92,10 @@ def _launch(name: str, fleet: Fleet, port: int, provider: int) -> tuple[list[str
         "UPSTREAM_ANTHROPIC_URL": upstream,
         "LOG_LEVEL": "info",
     }
+    if name == "checked":
+        env |= {"ANTHROPIC_API_KEY": "bench", "ANALYSIS_BASE_URL": f"{upstream}/judge"}
+    else:
+        env["AIP_ENABLED"] = "false"
     return [sys.executable, "-m", "smoltbot_cli", "serve"], env
 
 
