@@ -10,13 +10,20 @@ from typing import Any
 from smoltbot_records_supabase import SupabaseRecordStore
 from smoltbot_worker import gateway
 from smoltbot_worker.admission.agents import AgentDirectory
+from smoltbot_worker.admission.license import LicenseGate
+from smoltbot_worker.attestation.log import CheckpointLog
 from smoltbot_worker.env import Env, read_variables
 from smoltbot_worker.events import Event
 from smoltbot_worker.health import State
+from smoltbot_worker.integrity.analysis import Analyst
+from smoltbot_worker.relay.exchanges import ExchangeQueue
 from worker_compat import ExecutionContext, Request, Response, fetch
 from worker_compat.errors import ConfigError
+from worker_compat.memory import MemoryQueueStore
+from worker_compat.queues import Queue
 
 _NO_KEY = "integrity checks need a signing key, which this version has in a host of its own only"
+_NO_LICENSE = "licenses are checked by a host of its own only; without one this is no licensed deployment"
 
 
 class Default(gateway.Default):
@@ -43,7 +50,7 @@ class ConsoleTelemetry:
 
 
 class NoKey:
-    """Stands where a host has its signing key; whatever would sign says so instead."""
+    """Stands where a host has its keys; whatever would sign or seal says so instead."""
 
     @property
     def key_id(self) -> str:
@@ -55,6 +62,14 @@ class NoKey:
         raise ConfigError(_NO_KEY)
 
     async def verify(self, public_key: bytes, payload: bytes, signature: bytes) -> bool:
+        """Raises :class:`ConfigError`."""
+        raise ConfigError(_NO_KEY)
+
+    async def seal(self, data: bytes) -> bytes:
+        """Raises :class:`ConfigError`."""
+        raise ConfigError(_NO_KEY)
+
+    async def open(self, data: bytes) -> bytes:
         """Raises :class:`ConfigError`."""
         raise ConfigError(_NO_KEY)
 
@@ -72,16 +87,24 @@ def gateway_env(bindings: Any) -> Env:
         raise ConfigError("SUPABASE_URL is missing: here records are kept in Supabase; set it in wrangler.toml")
     if values["aip_enabled"]:
         raise ConfigError(f"AIP_ENABLED must be false: {_NO_KEY}")
-    records = SupabaseRecordStore(RuntimeFetcher(), values["supabase_url"], values["supabase_key"])
-    telemetry, state = ConsoleTelemetry(), State()
+    if values["mnemom_license_jwt"]:
+        raise ConfigError(f"MNEMOM_LICENSE_JWT must not be set: {_NO_LICENSE}")
+    fetcher, crypto, telemetry, state = RuntimeFetcher(), NoKey(), ConsoleTelemetry(), State()
+    records = SupabaseRecordStore(fetcher, values["supabase_url"], values["supabase_key"])
     state.started = True
     return Env(
         **values,
         records=records,
-        crypto=NoKey(),
+        crypto=crypto,
         telemetry=telemetry,
         agents=AgentDirectory(records, telemetry, card=values["default_card"]),
         state=state,
+        checkpoints=CheckpointLog(records, crypto),
+        analyst=Analyst.from_values(values, telemetry),
+        # Nothing is checked here, so nothing ever waits in it.
+        exchanges=ExchangeQueue(Queue(MemoryQueueStore()), crypto, telemetry),
+        license=LicenseGate.from_values(values, None, records, telemetry),
+        egress=fetcher,
         kv=bindings.KV,
         kv_primary=bindings.KV,
     )

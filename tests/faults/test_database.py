@@ -32,7 +32,7 @@ def _reason(answer: Message) -> tuple[bytes | None, bytes | None]:
 
 
 _UNRECORDED = (b"skipped", b"storage-unavailable")
-_RECORDED = (b"skipped", b"no-analysis-configured")
+_RECORDED = (b"skipped", b"no-thinking")
 
 
 async def _until_recorded(gateway: GatewayProcess, limit_s: float) -> None:

@@ -46,7 +46,7 @@ async def database(postgres_service: PostgresServer) -> str:
 
 def settings(url: str, upstreams: dict[str, str]) -> dict[str, str]:
     """What the Compose file gives every role."""
-    return {**upstreams, "DATABASE_URL": url, "ED25519_SIGNING_KEY": SEED}
+    return {**upstreams, "DATABASE_URL": url, "ED25519_SIGNING_KEY": SEED, "QUEUE_ENCRYPTION_KEY": SEED}
 
 
 def migrate(url: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -58,7 +58,10 @@ async def test_sigterm_lets_a_hundred_streams_finish(
     assert len({_deltas(message.body) for message in finished}) == 1
     with sqlite3.connect(tmp_path / "data" / "smoltbot.db") as connection:
         rows = connection.execute("SELECT count(*) FROM agents WHERE last_seen >= created_at").fetchall()
+        checked = connection.execute("SELECT count(*) FROM integrity_checkpoints").fetchone()
+        to_check = connection.execute("SELECT count(*) FROM worker_compat_queue").fetchone()
     assert rows == [(_STREAMS + 1,)]
+    assert checked[0] + to_check[0] == _STREAMS + 1, "each is on record, or waits for the next start"
 
 
 def _deltas(body: bytes) -> int:

@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 
 from smoltbot_host.crypto import HostCrypto
-from tests.faults.ask import ask, get, post, ready
-from tests.faults.migration_support import Database, connected, new_database
+from tests.faults.ask import STREAM, ask, get, post, ready
+from tests.faults.migration_support import Database, as_role, connected, new_database, new_role
 from tests.gateway_process import GatewayProcess
 from tests.services.postgres import PostgresServer
+from tests.services.redis import RedisServer
 from tests.services.rpc_bridge import KEY, Bridge, rpc_bridge
 
 SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
 OTHER = "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"
 PUBLIC = HostCrypto(bytes.fromhex(SEED)).public_key
+SEALING = "7a" * 32
 LIMIT_S = 30
 
 
@@ -58,6 +60,11 @@ def serve(folder: Path, **variables: str) -> tuple[int, list[dict[str, Any]]]:
     return ran.returncode, [json.loads(line) for line in ran.stdout.splitlines()]
 
 
+def on(url: str, seed: str = SEED) -> dict[str, str]:
+    """What a start on a PostgreSQL server needs."""
+    return {"DATABASE_URL": url, "ED25519_SIGNING_KEY": seed, "QUEUE_ENCRYPTION_KEY": SEALING}
+
+
 def refused(ran: tuple[int, list[dict[str, Any]]]) -> str:
     """The one line that says why."""
     code, lines = ran
@@ -72,7 +79,7 @@ async def keys(database: Database) -> list[tuple[Any, ...]]:
 
 
 async def test_on_postgres(migrated: Database, tmp_path: Path, upstreams: dict[str, str]) -> None:
-    settings = {**upstreams, "DATABASE_URL": migrated.url, "ED25519_SIGNING_KEY": SEED, "DB_POOL_MIN": "2"}
+    settings = {**upstreams, **on(migrated.url), "DB_POOL_MIN": "2"}
     for _ in range(2):
         with GatewayProcess(tmp_path, settings) as gateway:
             assert (await ready(gateway))[1]["checks"]["supabase"]["schema"] == migrated.names[-1]
@@ -83,11 +90,14 @@ async def test_on_postgres(migrated: Database, tmp_path: Path, upstreams: dict[s
     assert SEED not in gateway.output()
 
 
-async def test_on_supabase(migrated: Database, supabase: Bridge, tmp_path: Path, upstreams: dict[str, str]) -> None:
-    for name, text in (("url", supabase.url), ("key", f"{KEY}\n"), ("seed", f"{SEED}\n")):
+async def test_on_supabase(
+    migrated: Database, supabase: Bridge, redis_service: RedisServer, tmp_path: Path, upstreams: dict[str, str]
+) -> None:
+    for name, text in (("url", supabase.url), ("key", f"{KEY}\n"), ("seed", f"{SEED}\n"), ("sealing", SEALING)):
         (tmp_path / name).write_text(text)
     settings = {"SUPABASE_URL_FILE": str(tmp_path / "url"), "SUPABASE_KEY_FILE": str(tmp_path / "key"),
-                "ED25519_SIGNING_KEY_FILE": str(tmp_path / "seed"), "ED25519_KEY_ID": "mine"}  # fmt: skip
+                "ED25519_SIGNING_KEY_FILE": str(tmp_path / "seed"), "ED25519_KEY_ID": "mine",
+                "QUEUE_ENCRYPTION_KEY_FILE": str(tmp_path / "sealing"), "QUEUE_URL": redis_service.url}  # fmt: skip
     gateway = GatewayProcess(tmp_path, {**upstreams, **settings})
     await asyncio.to_thread(gateway.start)
     try:
@@ -100,7 +110,8 @@ async def test_on_supabase(migrated: Database, supabase: Bridge, tmp_path: Path,
     assert SEED not in gateway.output()
     assert KEY not in gateway.output()
     settings = {"SUPABASE_URL": supabase.url, "SUPABASE_KEY": KEY, "ED25519_SIGNING_KEY": OTHER,
-                "ED25519_KEY_ID": "mine"}  # fmt: skip
+                "ED25519_KEY_ID": "mine", "QUEUE_ENCRYPTION_KEY": SEALING,
+                "QUEUE_URL": redis_service.url}  # fmt: skip
     told = refused(await asyncio.to_thread(serve, tmp_path, **settings))
     assert told.startswith("cannot start: the signing key mine: another key is registered under this key_id; set ")
     assert await keys(migrated) == [("mine", PUBLIC, True)]
@@ -124,7 +135,7 @@ async def test_another_key_refuses_to_start(
         f"INSERT INTO signing_keys VALUES ('key-001', '\\x{PUBLIC}', true, now(), null)",
     )
     before = await keys(migrated)
-    settings = {"DATABASE_URL": migrated.url, "ED25519_SIGNING_KEY": seed, "ED25519_KEY_ID": key_id}
+    settings = {**on(migrated.url, seed), "ED25519_KEY_ID": key_id}
     told = refused(await asyncio.to_thread(serve, tmp_path, **settings))
     assert told.startswith(f"cannot start: the signing key {key_id}: {says}; set ED25519_SIGNING_KEY")
     assert told.endswith("run `smoltbot signing-keys rotate`")
@@ -133,8 +144,7 @@ async def test_another_key_refuses_to_start(
 
 async def test_two_begin_at_once_with_two_keys(migrated: Database, tmp_path: Path) -> None:
     first, second = (
-        GatewayProcess(tmp_path / name, {"DATABASE_URL": migrated.url, "ED25519_SIGNING_KEY": seed})
-        for name, seed in (("a", SEED), ("b", OTHER))
+        GatewayProcess(tmp_path / name, on(migrated.url, seed)) for name, seed in (("a", SEED), ("b", OTHER))
     )
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -152,7 +162,7 @@ async def test_two_begin_at_once_with_two_keys(migrated: Database, tmp_path: Pat
 async def test_a_newer_schema_refuses_to_start(migrated: Database, tmp_path: Path) -> None:
     await migrated.run("INSERT INTO _schema_migrations VALUES ('9999_later.sql', now(), '')")
     before = await migrated.state()
-    settings = {"DATABASE_URL": migrated.url, "ED25519_SIGNING_KEY": SEED}
+    settings = on(migrated.url)
     assert refused(await asyncio.to_thread(serve, tmp_path, **settings)) == (
         "cannot start: the database is newer than this version: it knows 9999_later.sql; install the version that does"
     )
@@ -166,12 +176,9 @@ async def test_an_older_schema_is_waited_for(
     if count:
         await postgres.apply_first(count)
     lacking = f"database lacks {postgres.names[-1]}" if count else "database does not have the tables of this version"
-    gateway = GatewayProcess(tmp_path, {**upstreams, "DATABASE_URL": postgres.url, "ED25519_SIGNING_KEY": SEED})
+    gateway = GatewayProcess(tmp_path, {**upstreams, **on(postgres.url)})
     starting = asyncio.create_task(asyncio.to_thread(gateway.start, ready_timeout=LIMIT_S))
-    deadline = time.monotonic() + LIMIT_S
-    while "run `smoltbot migrate`" not in gateway.output():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
+    await until_said(gateway, "run `smoltbot migrate`")
     assert (await get(gateway, "/health/ready")).status == 503
     assert (await ask(gateway, post())).status == 200  # DB_FAILURE_MODE=open
     ran = await postgres.migrate()
@@ -188,22 +195,34 @@ async def test_an_older_schema_is_waited_for(
 async def test_a_user_with_the_gateways_role_alone(
     migrated: Database, tmp_path: Path, upstreams: dict[str, str]
 ) -> None:
-    user = f"gateway_{tmp_path.name[-20:].replace('-', '_')}".lower()
-    await migrated.run(f"CREATE ROLE {user} LOGIN", f"GRANT smoltbot_gateway TO {user}")
-    url = migrated.url.replace("postgres@", f"{user}@")
-    try:
-        with GatewayProcess(tmp_path, {**upstreams, "DATABASE_URL": url, "ED25519_SIGNING_KEY": SEED}) as gateway:
-            assert (await ask(gateway, post())).status == 200
-        async with connected(url) as connection:
+    async with new_role(migrated.url) as user:
+        await migrated.run(f"GRANT smoltbot_gateway TO {user}")
+        settings = {**upstreams, **on(as_role(migrated.url, user))}
+        gateway = GatewayProcess(tmp_path, settings)
+        starting = asyncio.create_task(asyncio.to_thread(gateway.start, ready_timeout=LIMIT_S))
+        # The schema is there, the tables of the queue are not: those that an earlier version migrated have none.
+        await until_said(gateway, "run `smoltbot migrate`")
+        ran = await migrated.migrate()
+        assert (ran.code, ran.applied) == (0, [])
+        await starting
+        assert (await ask(gateway, post(body=STREAM))).status == 200
+        assert await asyncio.to_thread(gateway.stop) == 0
+        assert "exchanges wait in memory" not in gateway.output()
+        async with connected(settings["DATABASE_URL"]) as connection:
             with pytest.raises(Exception, match="permission denied"):
                 await connection.fetch("SELECT * FROM smoltbot.signing_keys")
-    finally:
-        await migrated.run(f"DROP ROLE {user}")
     assert await keys(migrated) == [("key-001", PUBLIC, True)]
 
 
+async def until_said(gateway: GatewayProcess, words: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while words not in gateway.output():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
 async def test_a_rotation_between_two_starts(migrated: Database, tmp_path: Path) -> None:
-    settings = {"DATABASE_URL": migrated.url, "ED25519_SIGNING_KEY": SEED}
+    settings = on(migrated.url)
     with GatewayProcess(tmp_path, settings):
         pass
     rotated = {**settings, "ED25519_SIGNING_KEY": OTHER, "ED25519_KEY_ID": "key-002"}

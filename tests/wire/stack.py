@@ -1,4 +1,4 @@
-"""The real gateway on real sockets inside the test's event loop: aiohttp, SQLite, wiring and all."""
+"""The real gateway on real sockets inside the test's event loop: aiohttp, SQLite, wiring, checks and all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from smoltbot_host import data_dir, records
+from smoltbot_host import data_dir, records, signing_keys
 from smoltbot_host.wiring import Wiring, wire
 from smoltbot_worker.env import read_variables
 from smoltbot_worker.gateway import Default
@@ -50,6 +50,7 @@ async def open_stack(folder: Path, **variables: str) -> AsyncIterator[Stack]:
         async with wire(values, None) as wiring:
             serving = asyncio.create_task(wiring.host.serve(wiring.runtime.handler(Default, wiring.env)))
             await wiring.host.listening.wait()
+            await signing_keys.use(wiring.env.records, wiring.crypto, values)
             wiring.env.state.started = True
             try:
                 yield Stack(wiring, upstream)
@@ -60,5 +61,6 @@ async def open_stack(folder: Path, **variables: str) -> AsyncIterator[Stack]:
                 for task in list(wiring.runtime.background._tasks):
                     task.cancel()
                 await wiring.runtime.background.drain(1)
+                await wiring.env.exchanges.drain(1)
     finally:
         await upstream.stop()

@@ -29,7 +29,10 @@ _NOT_GENERATED = frozenset(
 )
 _OURS = ("x-smoltbot-", "x-aip-", "x-mnemom-", "proxy-", "cf-aig-", "access-control-")
 _EXAMPLES = scaled(2_000, 20_000)
-_OWN_LINES = (b"x-smoltbot-agent", b"x-smoltbot-session", b"x-smoltbot-request-id", b"X-AIP-Verdict", b"X-AIP-Reason")
+_OWN_LINES = (
+    b"x-smoltbot-agent", b"x-smoltbot-session", b"x-smoltbot-request-id", b"X-AIP-Verdict", b"X-AIP-Reason",
+    b"X-AIP-Checkpoint-Id", b"X-AIP-Certificate-Id", b"X-AIP-Chain-Hash",
+)  # fmt: skip
 
 _names = st.text(_TOKEN, min_size=1, max_size=24).filter(
     lambda name: name.lower() not in _NOT_GENERATED and not name.lower().startswith(_OURS)
@@ -81,16 +84,23 @@ _framings = st.sampled_from(["length", "chunked"])
 
 @st.composite
 def _requests(draw: st.DrawFn) -> tuple[str, str, Pairs, bytes | None, str]:
-    method = draw(st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "PROPFIND"]))
+    method, target = (
+        draw(st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "PROPFIND"])),
+        draw(_targets),
+    )
+    if draw(st.booleans()):  # a generation, whose answer is held for its check, or followed to its end
+        method, target = "POST", "/v1/messages"
     body = draw(st.one_of(st.none(), _bodies)) if method not in ("HEAD",) else None
-    return method, draw(_targets), draw(_headers(100)), body, draw(_framings)
+    return method, target, draw(_headers(100)), body, draw(_framings)
 
 
 @st.composite
 def _responses(draw: st.DrawFn) -> tuple[int, bytes, Pairs, bytes, str]:
     status = draw(st.sampled_from([200, 201, 205, 206, 204, 299, 304, 400, 404, 418, 429, 500, 529, 599]))
     reason = draw(st.sampled_from([b"OK", b"", b"Odd  Reason", "é".encode("latin-1"), b"Too Many"]))
-    return status, reason, draw(_headers(60)), draw(_bodies), draw(st.sampled_from(["length", "chunked", "close"]))
+    content_type = draw(st.sampled_from([[], [(b"Content-Type", b"text/event-stream")]]))
+    headers = content_type + draw(_headers(60))
+    return status, reason, headers, draw(_bodies), draw(st.sampled_from(["length", "chunked", "close"]))
 
 
 def _wire(start: bytes, headers: Pairs, body: bytes | None, framing: str) -> bytes:
@@ -151,6 +161,7 @@ async def _check(
         )
     [seen] = stack.upstream.requests
     _compare_request(stack, seen, request)
+    _compare_verdict(got, is_due=(method, target) == ("POST", "/v1/messages") and status < 300)
     assert got.start == start
     assert got.body == (b"" if bodiless else answer_body)
     theirs = [pair for pair in got.headers if pair[0] not in _OWN_LINES and pair[0].lower() not in _FRAMING]
@@ -174,6 +185,12 @@ def _compare_request(stack: Stack, seen: Message, request: tuple[str, str, Pairs
     ] or _same_with_length(seen, headers, body)
     assert seen.body == (body or b"")
     assert (seen.get(b"transfer-encoding") is not None) == (body is not None and framing == "chunked")
+
+
+def _compare_verdict(got: Message, *, is_due: bool) -> None:
+    streams = got.get(b"content-type") == b"text/event-stream"
+    assert (got.get(b"x-aip-verdict") == b"pending") == (is_due and streams)
+    assert (got.get(b"x-aip-checkpoint-id") is not None) == (is_due and not streams)
 
 
 def _same_with_length(seen: Message, headers: Pairs, body: bytes | None) -> bool:
