@@ -187,9 +187,10 @@ async def test_an_older_schema_is_waited_for(
     assert await asyncio.to_thread(gateway.stop) == 0
     assert await keys(postgres) == [("key-001", PUBLIC, True)]
     lines = [json.loads(line)["message"] for line in gateway.output().splitlines()]
-    assert [line for line in lines if "smoltbot migrate" in line and line.startswith("the database is unavail")] == [
+    # Perhaps more than once: sightings of agents can be written with an older schema, too.
+    assert {line for line in lines if "smoltbot migrate" in line and line.startswith("the database is unavail")} == {
         f"the database is unavailable: the {lacking}: run `smoltbot migrate`"
-    ]
+    }
 
 
 async def test_a_user_with_the_gateways_role_alone(

@@ -10,7 +10,7 @@ import sqlite3
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -39,7 +39,7 @@ def message(text: str, stop_reason: str = "end_turn") -> bytes:
 
 def finding(verdict: Any = "clear", concerns: Any = (), **more: Any) -> str:
     """The JSON that the analyser's model writes."""
-    context = {"values_checked": [], "conflicts": [], "supports": [], "considerations": []}
+    context: dict[str, list[str]] = {"values_checked": [], "conflicts": [], "supports": [], "considerations": []}
     return json.dumps({
         "verdict": verdict, "concerns": list(concerns) if isinstance(concerns, tuple) else concerns,
         "reasoning_summary": "All is well.", "conscience_context": {**context, "consultation_depth": "standard"},
@@ -176,7 +176,7 @@ class Setup:
                 body = broken.partial
             return Got(got.status, {name.lower(): value for name, value in got.getheaders()}, body)
 
-    def store(self, agent_id: str, columns: Mapping[str, str]) -> AbstractContextManager[None]:
+    def store(self, agent_id: str, columns: Mapping[str, str]) -> ExitStack:
         """Write what the schema would refuse, as a damaged file or another tool may; undone at the end."""
         stack, settings = ExitStack(), f"/agents/{agent_id}/settings"
         stack.callback(self.judged.operate, "PUT", settings, {"proof_rate": 2})  # makes it read again

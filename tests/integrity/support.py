@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,19 @@ class Judged:
 
     def checkpoints(self, agent_id: str, count: int = 1) -> list[dict[str, Any]]:
         """The agent's checkpoints, the oldest first, once there are ``count``."""
+        found: list[dict[str, Any]] = []
+
+        def enough() -> bool:
+            found[:] = self.operate("GET", f"/agents/{agent_id}/checkpoints?limit=1000")["checkpoints"]
+            return len(found) >= count
+
+        self.wait_for(enough)
+        return found[::-1]
+
+    def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Poll until it happened, or long enough that it will not."""
         deadline = time.monotonic() + RECORD_LIMIT_S
-        while True:
-            found: list[dict[str, Any]] = self.operate("GET", f"/agents/{agent_id}/checkpoints?limit=1000")[
-                "checkpoints"
-            ]
-            if len(found) >= count or time.monotonic() > deadline:
-                return found[::-1]
+        while not happened() and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def metric(self, name: str) -> float:
