@@ -201,7 +201,11 @@ def _unjudged(
 async def _checked(
     message: ExchangeMessage, agent: Agent, env: Env, ctx: ExecutionContext, exchange: Exchange
 ) -> Checked | None:
-    """The check, on record; None when that is not possible now: then the observer does it later."""
+    """The check, on record; None when that is not possible now: then the observer does it later.
+
+    A violation that was found is one, on record or not.
+    """
+    checked = None
     try:
         if not env.agents.available or agent.unreadable:
             raise RecordsUnavailable("the database is away, or damaged")
@@ -214,6 +218,9 @@ async def _checked(
         if not isinstance(error, RecordsUnavailable):
             log.exception("a checkpoint could not be made (%s)", message.id)
         ctx.wait_until(env.exchanges.push(message))
+        if checked is not None and enforcement.blocks_violation(agent, checked.verdict):
+            _note(checked, Recorded(None), exchange)
+            return checked
         exchange.verdict, exchange.reason = "skipped" if not env.agents.available else "error", _STORAGE
         return None
     _note(checked, recorded, exchange)

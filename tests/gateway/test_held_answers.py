@@ -326,6 +326,18 @@ class TestViolation:
             assert here.telemetry.of(AnswerBlocked) == [AnswerBlocked(AGENT, row["request_id"], "boundary_violation")]
             assert (ended(here).status, ended(here).outcome) == (403, "refused")
 
+    @pytest.mark.parametrize("error", [RecordsUnavailable("gone"), ValueError("odd")], ids=["away", "refused"])
+    async def test_it_is_withheld_even_if_it_cannot_be_recorded(self, error: Exception) -> None:
+        found = finding("boundary_violation", concern("deceptive_reasoning", "high"))
+        here = gateway(ScriptedBody(PIECES), routes={JUDGE: messages_answer(found)}, mode="enforce", **JUDGED)
+        here.records.errors["append_checkpoints"] = error
+        got = await here.message()
+        assert (got.status, got.json()["type"], *verdict(got)) == (
+            403, "integrity_violation", "boundary_violation", None,
+        )  # fmt: skip
+        assert got.get("x-aip-certificate-id") is None
+        assert len(await here.pushed(1)) == 1
+
 
 class TestStreams:
     @staticmethod

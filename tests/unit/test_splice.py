@@ -179,7 +179,7 @@ def test_numbers_may_have_any_number_of_digits() -> None:
         ("anthropic", "/v1/messages/", "/system"),
         ("anthropic", "//v1/%6dessages", "/system"),
         ("openai", "/v1/chat/completions/", "/messages"),
-        ("openai", "/v1/respons%65s/", "/instructions"),
+        ("openai", "/v1/%72esponses/", "/instructions"),
         ("gemini", "/v1/models/x:streamGenerateContent", "/systemInstruction"),
         ("gemini", "/v1beta/tunedModels/y%3AgenerateContent", "/systemInstruction"),
         ("anthropic", "/v1/messages/count_tokens", None),
