@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ SEPARATOR = "\n\n---\n\n"
 _Key = tuple[int, ...]
 
 
-class Answer:
+class Answer(ABC):
     """What is known of one answer; filled by one :meth:`read`, or by :meth:`follow` for each event of a stream.
 
     ``mark`` is in every event that has thinking, unless characters of it are escaped.
@@ -29,13 +30,13 @@ class Answer:
         self.redacted = False
         self._blocks: dict[_Key, list[str]] = {}
 
+    @abstractmethod
     def read(self, document: object) -> None:
         """Take a whole answer; what is not as it should be is nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def follow(self, event: Mapping[str, Any]) -> None:
         """Take one event of a stream; what is not as it should be is nothing."""
-        raise NotImplementedError
 
     def text(self) -> str:
         """All thinking: the blocks with any, in the order of their keys."""
